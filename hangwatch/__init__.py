@@ -1,0 +1,45 @@
+"""hangwatch: says which request of an asyncio service hangs, on what, and who should have ended the wait."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Config", "__version__", "install", "snapshot", "uninstall"]
+
+if TYPE_CHECKING:
+    from hangwatch.config import Config
+    from hangwatch.records import Snapshot
+
+
+def install(**settings: Any) -> None:
+    """Puts the agent into this process. ``settings`` are the fields of `Config`; HANGWATCH_* variables fill the rest.
+
+    A second call with the same settings does nothing; with others it raises ConfigError. Raises ConfigError for a setting that
+    does not exist or has an impossible value; nothing else: an agent that cannot work says so once and leaves the process alone.
+    """
+    from hangwatch import agent
+
+    agent.install(**settings)
+
+
+def uninstall() -> None:
+    """Takes the agent out: every patched attribute is the identical original object again, its threads have ended."""
+    from hangwatch import agent
+
+    agent.uninstall()
+
+
+def snapshot() -> Snapshot:
+    """Looks at this process now, with or without the agent installed."""
+    from hangwatch import agent
+
+    return agent.snapshot_now()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Config":
+        from hangwatch.config import Config
+
+        return Config
+    raise AttributeError(name)

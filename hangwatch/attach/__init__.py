@@ -1,0 +1,1 @@
+"""A pid from outside -> Snapshot, or an agent inside it, only when asked."""
