@@ -38,7 +38,7 @@ class Case:
 
     @property
     def healthy(self) -> bool:
-        return self.fixed or not self.truth["causes"] and self.folder.parent.name == "healthy"
+        return self.fixed or (not self.truth["causes"] and self.folder.parent.name == "healthy")
 
     @property
     def app(self) -> str:

@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+from pathlib import Path
 
 
 def args(hang_after=6.0):
@@ -106,7 +107,7 @@ def server_pid(port):
     """Pid that listens on 127.0.0.1:port (from /proc)."""
     want = f":{port:04X}"
     inodes = set()
-    for line in open("/proc/net/tcp").read().splitlines()[1:]:
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         f = line.split()
         if f[1].endswith(want) and f[3] == "0A":
             inodes.add(f"socket:[{f[9]}]")
@@ -125,7 +126,7 @@ def server_pid(port):
 
 def pid_alive(pid):
     try:
-        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
         return False
 
