@@ -184,7 +184,7 @@ class Request:
     ``route`` is the path without its query string (or the framework's pattern when that is known). ``phase``:
     ``queued`` (no task yet), ``body`` (its body is still arriving), ``app`` (the application has it), ``responding``
     (response began), ``background`` (answered, the application still runs). ``trace_id``/``span_id``: lower hex, from
-    the request's own ``traceparent`` header.
+    the request's own ``traceparent`` header, ``sampled`` its flag (None: not known).
     """
 
     id: str
@@ -198,6 +198,7 @@ class Request:
     span_id: str | None = None
     body_complete: bool | None = None
     limit_ns: int | None = None
+    sampled: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
