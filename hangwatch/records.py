@@ -61,7 +61,8 @@ class Hold:
 class Wait:
     """One waiter (a task, or a thread: ``task_id`` holds either id) parked in one operation of one primitive.
 
-    ``frame`` is the innermost frame of the application that made the call, where there is one.
+    ``frame`` is the innermost frame of the application that made the call, where there is one. ``deadline_ns`` is when a
+    timeout of the waiter's own ends this wait (monotonic), None when there is none or it cannot be read.
     """
 
     task_id: str
@@ -69,6 +70,7 @@ class Wait:
     op: str
     since_ns: int | None = None
     frame: Frame | None = None
+    deadline_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ Nothing is registered by import side effects: `integrations/__init__.py` lists t
     DISTRIBUTION   its name on PyPI, None for the standard library
     TESTED         version specifier it was tested with, as ">=0.12.2,<1"
     WAITS          tuple[Spot]: frames of tasks or threads that mean "parked on this"
-    HOLDS          dict[type_name, look]: objects found open on a value stack that are worth naming as held
-    REQUESTS       tuple[Spot]: frames that tell which request a task works for
+    HOLDS          dict[type_name, HeldLook]: objects found open on a value stack that are worth naming as held;
+                   ``look(obj, desk)`` gives the Primitive it stands for, or None
+    REQUESTS       tuple[Spot]: frames that tell which request a task works for; ``look(look)`` gives a Request (added and
+                   bound to the task), a request's id (bound), or None
     census         (reader, desk) -> None: what no frame shows (pools, connections, queued requests, server state)
     install        (patcher, ledger, config) -> None: the few attributes that are replaced in an agent
 
@@ -78,6 +80,10 @@ class Desk(Protocol):
         """This thread runs the job that this task waits for."""
 
     def gap(self, sentence: str) -> None: ...
+
+
+#: What ``HOLDS`` maps a class's name to.
+HeldLook = Callable[[ObjectView, Desk], "Primitive | None"]
 
 
 @dataclass(frozen=True, slots=True)

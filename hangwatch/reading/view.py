@@ -95,6 +95,12 @@ class FrameView(Protocol):
     def held(self) -> list[ObjectView]:
         """The context managers this frame has entered and not left, outermost first (read off its value stack)."""
 
+    def calling(self) -> tuple[ObjectView, str] | None:
+        """Receiver and name of the method that the innermost frame of a running thread is inside of (``lock``, ``acquire``).
+
+        Also ``with lock:`` as ``(lock, "__enter__")``. None where it is a plain function, not known, or a suspended frame.
+        """
+
     def references(self) -> list[ObjectView]:
         """All objects the frame's locals and value stack refer to (for finding who could set an event)."""
 
