@@ -1,1 +1,208 @@
-"""Incidents -> OpenTelemetry, from a thread of its own. OpenTelemetry is imported here, on first use, never before."""
+"""Incidents -> OpenTelemetry, from a thread of its own. OpenTelemetry is imported there, on first use, never before.
+
+The thread that detects a stall calls `Exporters.offer`: it makes plain values, writes one small file to the spool's outbox, and appends to
+a deque. It never calls the SDK or logging (a stuck main thread may hold a handler's lock) and never waits for the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from typing import Any
+
+from hangwatch.config import Config
+from hangwatch.export import parcels
+from hangwatch.export.lanes import Lane, Sender
+from hangwatch.export.outbox import Outbox
+from hangwatch.export.specs import Value
+from hangwatch.export.wire import Hush, switched_off
+from hangwatch.records import Incident
+
+__all__ = ["THREAD_NAME", "Exporters"]
+
+THREAD_NAME = "hangwatch-export"
+#: One try at one request. The receiver is a collector nearby; one that needs longer is in trouble, and the spool keeps what it misses.
+SEND_TIMEOUT_S = 5.0
+#: Now and then, what a worker that was killed meanwhile left is taken over.
+TAKE_OVER_EVERY_S = 300.0
+#: An incident offered again (its count went up) is told once; this many ids are remembered.
+MAX_TOLD = 2000
+
+
+class Exporters:
+    """All exporters of one process. Inert without ``config.otlp``.
+
+    ``store`` is not needed to send: what is sent is kept in the outbox beside it. ``resource``: attributes added to every resource.
+    Safe across fork: the child starts empty, with a folder and a thread of its own at its first offer.
+    """
+
+    def __init__(self, config: Config, store: Any = None, resource: dict[str, Value] | None = None) -> None:
+        self.config = config
+        self.resource = dict(resource or {})
+        self.store = store
+        self.failed = 0
+        self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._closing = False
+        self._fresh()
+        _LIVE.add(self)
+
+    def _fresh(self) -> None:
+        self._outbox = Outbox(self.config.spool)
+        self._lanes = {
+            "traces": Lane("traces", self._trace_sender, self._outbox),
+            "logs": Lane("logs", self._log_sender, self._outbox),
+        }
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._flush_until: float | None = None
+
+    def _trace_sender(self) -> Sender:
+        from hangwatch.export.traces import TraceSender
+
+        return TraceSender(self.config, SEND_TIMEOUT_S)
+
+    def _log_sender(self) -> Sender:
+        from hangwatch.export.logs import LogSender
+
+        return LogSender(self.config, SEND_TIMEOUT_S)
+
+    def offer(self, incident: Incident) -> None:
+        """Tells of a stall. Never raises, never waits; the same incident again is told once."""
+        self._take(incident, "stall", "", 0)
+
+    def recovered(self, incident: Incident, how: str = "recovered") -> None:
+        """Tells of a stall's end, at ``incident.closed_at`` (now where that is None). ``how``: recovered, shutdown or killed."""
+        ended_at = incident.closed_at if incident.closed_at is not None else time.time()
+        self._take(incident, "ended", how, int(ended_at * 1e9))
+
+    def _take(self, incident: Incident, part: str, how: str, ended_ns: int) -> None:
+        if self.config.otlp is None or self._closing:
+            return
+        try:
+            key = (incident.id, part)
+            if key in self._told:
+                return
+            self._told[key] = None
+            if len(self._told) > MAX_TOLD:
+                self._told.popitem(last=False)
+            if part == "stall":
+                made = parcels.of_stall(incident, self.config, self.resource)
+            else:
+                made = parcels.of_end(incident, self.config, how, ended_ns, self.resource)
+            made = [parcel for parcel in made if not switched_off(parcel.signal)]
+            for parcel in made:
+                self._lanes[parcel.signal].put(parcel, self._outbox.add(parcel))
+            if made:
+                self._start()
+                self._wake.set()
+        except Exception:
+            self.failed += 1
+
+    def resume(self) -> None:
+        """Starts sending what an ended process left in the outbox, if anything. Call it in the worker, after fork."""
+        if self.config.otlp is None or self._closing:
+            return
+        with contextlib.suppress(Exception):
+            if self._outbox.has_orphans():
+                self._start()
+
+    def _start(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+            self._thread.start()
+
+    def counts(self) -> dict[str, int]:
+        """What was sent, waits, and was dropped, by signal: ``{"traces_sent": 3, "logs_dropped": 0, ...}``."""
+        found = {"failed": self.failed, "outbox_dropped": self._outbox.dropped}
+        for name, lane in self._lanes.items():
+            found |= {
+                f"{name}_sent": lane.sent,
+                f"{name}_waiting": len(lane.pending),
+                f"{name}_dropped": lane.dropped,
+                f"{name}_refused": lane.refused,
+                f"{name}_failures": lane.failures,
+            }
+        return found
+
+    def close(self, timeout_s: float = 2.0) -> bool:
+        """Sends what waits, for at most ``timeout_s``; what is left stays in the spool. True when nothing is left. Offers nothing after."""
+        self._closing = True
+        thread = self._thread
+        self._flush_until = time.monotonic() + timeout_s
+        self._wake.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+        else:
+            self._outbox.close()
+        return not any(lane.pending or lane.behind for lane in self._lanes.values())
+
+    def _run(self) -> None:
+        hush = Hush()
+        try:
+            self._loop(hush)
+        except Exception:
+            self.failed += 1
+        finally:
+            hush.lift()
+            for lane in self._lanes.values():
+                with contextlib.suppress(Exception):
+                    lane.close()
+            if self._closing:
+                self._outbox.close()
+
+    def _loop(self, hush: Hush) -> None:
+        take_over_at = 0.0
+        while True:
+            self._wake.clear()
+            now = time.monotonic()
+            if now >= take_over_at and self._flush_until is None:
+                take_over_at = now + TAKE_OVER_EVERY_S
+                if self._outbox.take_over():
+                    for lane in self._lanes.values():
+                        lane.behind = True
+            worked = self._round(now, hush)
+            if self._flush_until is not None and (not worked or time.monotonic() >= self._flush_until):
+                return
+            if not worked:
+                due = [lane.due_at - time.monotonic() for lane in self._lanes.values() if lane.pending or lane.behind]
+                self._wake.wait(max(0.01, min([take_over_at - time.monotonic(), *due])))
+
+    def _round(self, now: float, hush: Hush) -> bool:
+        """One request in each lane that is ready. False when there was nothing to do, or nothing got through."""
+        worked = False
+        for lane in self._lanes.values():
+            if lane.ready(now):
+                if lane.tries == 0:
+                    self._quietly_import(hush)
+                hush.spread()
+                other_works = any(other.sent and not other.reason for other in self._lanes.values() if other is not lane)
+                worked |= lane.work(other_works)
+        return worked
+
+    def _quietly_import(self, hush: Hush) -> None:
+        """The loggers of what is imported exist, and are hushed, before they are first used to say something about sending."""
+        with contextlib.suppress(Exception):
+            import opentelemetry.exporter.otlp.proto.http.trace_exporter
+            import opentelemetry.sdk.trace.export  # noqa: F401
+        hush.spread()
+
+    def _after_fork(self) -> None:
+        self._outbox.forget()
+        self._told.clear()
+        self._fresh()
+
+
+_LIVE: weakref.WeakSet[Exporters] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for exporters in list(_LIVE):
+        with contextlib.suppress(Exception):
+            exporters._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,118 @@
+"""One lane for each signal: what waits, when to try next, what became of it. A receiver that takes spans and no logs stops the logs only."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Protocol
+
+from hangwatch.export.outbox import Outbox
+from hangwatch.export.specs import Parcel
+from hangwatch.export.wire import Outcome
+
+#: Parcels held in memory for one signal; what comes beyond waits on disk only.
+MAX_QUEUED = 256
+#: Parcels in one request: 16 of the largest are some 6 MB, receivers take 20.
+BATCH = 16
+FIRST_RETRY_S = 1.0
+LAST_RETRY_S = 60.0
+#: Answers that mean "no such signal here" when another signal gets through.
+NO_SUCH_SIGNAL = frozenset(("404", "405", "501"))
+
+
+class Sender(Protocol):
+    def send(self, parcels: list[Parcel]) -> Outcome: ...
+
+    def close(self) -> None: ...
+
+
+class Lane:
+    """``put`` may be called by another thread than the rest."""
+
+    def __init__(self, signal: str, make: Callable[[], Sender], outbox: Outbox) -> None:
+        self.signal = signal
+        self.pending: deque[Parcel] = deque()
+        self.behind = False
+        self.sent = self.dropped = self.refused = self.failures = self.tries = 0
+        self.reason = ""
+        self.due_at = 0.0
+        self._failed_in_a_row = 0
+        self._make = make
+        self._sender: Sender | None = None
+        self._outbox = outbox
+        self._settled: OrderedDict[str, None] = OrderedDict()
+
+    def put(self, parcel: Parcel, saved: bool) -> None:
+        """Takes a parcel; never blocks. ``saved``: it is on disk too, so that a full queue loses nothing."""
+        if len(self.pending) < MAX_QUEUED and not self.behind:
+            self.pending.append(parcel)
+        elif saved:
+            self.behind = True
+        else:
+            self.dropped += 1
+
+    def ready(self, now: float) -> bool:
+        return bool(self.pending or self.behind) and now >= self.due_at
+
+    def work(self, other_works: bool) -> bool:
+        """One request. False when the receiver did not take it and it is kept. ``other_works``: another signal got through lately."""
+        batch = self._batch()
+        if not batch:
+            return True
+        result = self._try(batch)
+        if not result.sent and not result.again and len(batch) > 1:
+            for parcel in batch:
+                result = self._try([parcel])
+                self._settle([parcel], result, other_works)
+            return True
+        return self._settle(batch, result, other_works)
+
+    def _batch(self) -> list[Parcel]:
+        if not self.pending and self.behind:
+            self.behind = False
+            self.pending.extend(self._outbox.waiting(self.signal, MAX_QUEUED // 2))
+            self.behind = len(self.pending) >= MAX_QUEUED // 2
+        batch: list[Parcel] = []
+        while self.pending and len(batch) < BATCH:
+            parcel = self.pending.popleft()
+            if parcel.key not in self._settled:
+                batch.append(parcel)
+        return batch
+
+    def _try(self, batch: list[Parcel]) -> Outcome:
+        self.tries += 1
+        try:
+            if self._sender is None:
+                self._sender = self._make()
+            return self._sender.send(batch)
+        except Exception as error:
+            return Outcome(False, True, f"{type(error).__name__}: {error}")
+
+    def _settle(self, batch: list[Parcel], result: Outcome, other_works: bool) -> bool:
+        self.reason = result.reason
+        if not result.sent and result.again and not (other_works and result.reason in NO_SUCH_SIGNAL):
+            self._keep(batch)
+            return False
+        if result.sent:
+            self.sent += len(batch)
+        else:
+            self.refused += len(batch)
+        self._failed_in_a_row = 0
+        self.due_at = 0.0
+        for parcel in batch:
+            self._outbox.done(parcel)
+            self._settled[parcel.key] = None
+        while len(self._settled) > 4 * MAX_QUEUED:
+            self._settled.popitem(last=False)
+        return True
+
+    def _keep(self, batch: list[Parcel]) -> None:
+        self.pending.extendleft(reversed(batch))
+        self.failures += 1
+        self.due_at = time.monotonic() + min(LAST_RETRY_S, FIRST_RETRY_S * 2**self._failed_in_a_row)
+        self._failed_in_a_row = min(self._failed_in_a_row + 1, 10)
+
+    def close(self) -> None:
+        if self._sender is not None:
+            self._sender.close()

@@ -1,0 +1,148 @@
+"""What waits to be sent, on disk: ``<spool>/outbox/<owner>/<key>.<signal>.json``, one small file for each parcel.
+
+Each process owns one folder and holds a lock on its ``lock`` file for as long as it lives; the kernel lets go of it however the process
+ends. A later process, or the CLI, takes over folders whose lock is free: what a killed worker did not send is sent by the next.
+No file says "sent": what was sent is deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from hangwatch.export.specs import Parcel
+from hangwatch.records import from_json, to_json
+
+LOCK = "lock"
+#: Parcels that one owner keeps; about 8 KB each. Beyond, the oldest is dropped and counted.
+MAX_PARCELS = 2000
+
+
+class Outbox:
+    """The outbox of this process. Not for use by several threads, save for `add`, which one other thread may call."""
+
+    def __init__(self, spool: Path, limit: int = MAX_PARCELS) -> None:
+        self.root = spool / "outbox"
+        self.limit = limit
+        self.dropped = 0
+        self._folder: Path | None = None
+        self._lock = -1
+        self._kept = 0
+
+    def _own(self) -> Path:
+        """This process' folder, made and locked at first use. Raises OSError."""
+        if self._folder is None:
+            folder = self.root / f"{os.getpid()}-{time.time_ns():x}"
+            folder.mkdir(parents=True, mode=0o700)
+            self._lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._folder = folder
+        return self._folder
+
+    def add(self, parcel: Parcel) -> bool:
+        """Whole or not at all. False when the disk does not take it: then it lives in memory only."""
+        try:
+            folder = self._own()
+            if self._kept >= self.limit:
+                self._make_room(folder)
+            path = folder / f"{parcel.key}.{parcel.signal}.json"
+            unfinished = path.with_suffix(".tmp")
+            unfinished.write_text(json.dumps(to_json(parcel)))
+            unfinished.rename(path)
+            self._kept += 1
+            return True
+        except (OSError, ValueError):
+            return False
+
+    def _make_room(self, folder: Path) -> None:
+        """A tenth at once, so that a full outbox does not list its folder for every parcel."""
+        names = sorted(_parcels(folder))
+        self._kept = len(names)
+        for name in names[: max(0, self._kept - self.limit + self.limit // 10 + 1)]:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+                self._kept -= 1
+                self.dropped += 1
+
+    def done(self, parcel: Parcel) -> None:
+        """It was sent, or nobody will ever take it."""
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                (self._folder / f"{parcel.key}.{parcel.signal}.json").unlink()
+                self._kept -= 1
+
+    def waiting(self, signal: str, limit: int) -> list[Parcel]:
+        """The oldest parcels of this process' folder. What cannot be read is deleted and counted."""
+        found: list[Parcel] = []
+        if self._folder is None:
+            return found
+        for name in sorted(name for name in _parcels(self._folder) if name.endswith(f".{signal}.json"))[:limit]:
+            path = self._folder / name
+            try:
+                found.append(from_json(Parcel, json.loads(path.read_bytes())))
+            except (ValueError, TypeError, OSError):
+                self.dropped += 1
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        return found
+
+    def take_over(self) -> int:
+        """Moves what ended processes left into this process' folder; how many parcels that were."""
+        taken = 0
+        for folder in self._orphans():
+            for name in sorted(_parcels(folder)):
+                with contextlib.suppress(OSError):
+                    (folder / name).rename(self._own() / name)
+                    taken += 1
+            with contextlib.suppress(OSError):
+                for left in os.listdir(folder):
+                    (folder / left).unlink()
+                folder.rmdir()
+        self._kept += taken
+        return taken
+
+    def has_orphans(self) -> bool:
+        """Did an ended process leave something to send? Cheap enough for start-up: lists folders, reads no file."""
+        return any(any(_parcels(folder)) for folder in self._orphans())
+
+    def _orphans(self) -> Iterator[Path]:
+        """Folders whose owner is gone, each locked while the caller works on it."""
+        try:
+            folders = sorted(entry for entry in self.root.iterdir() if entry.is_dir() and entry != self._folder)
+        except OSError:
+            return
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                handle = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    yield folder
+                finally:
+                    os.close(handle)
+
+    def forget(self) -> None:
+        """In a forked child: the folder is the parent's. Closing does not unlock it: the parent still has it open."""
+        if self._lock >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._lock)
+        self._folder, self._lock, self._kept = None, -1, 0
+
+    def close(self) -> None:
+        """Gives the folder up: removed when empty, left for the next process otherwise."""
+        folder = self._folder
+        if folder is not None and not any(_parcels(folder)):
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()
+                folder.rmdir()
+        self.forget()
+
+
+def _parcels(folder: Path) -> Iterator[str]:
+    """File names of whole parcels; unfinished ones (``.tmp``) are not among them."""
+    with contextlib.suppress(OSError):
+        yield from (name for name in os.listdir(folder) if name.endswith(".json"))
