@@ -8,6 +8,8 @@ Nothing is registered by import side effects: `integrations/__init__.py` lists t
     WAITS          tuple[Spot]: frames of tasks or threads that mean "parked on this"
     HOLDS          dict[type_name, HeldLook]: objects found open on a value stack that are worth naming as held;
                    ``look(obj, desk)`` gives the Primitive it stands for, or None
+    DEADLINES      dict[type_name, DeadlineLook]: open context managers that end what happens inside them at some time;
+                   ``look(obj)`` gives that time (monotonic ns), or None
     REQUESTS       tuple[Spot]: frames that tell which request a task works for; ``look(look)`` gives a Request (added and
                    bound to the task), a request's id (bound), or None
     census         (reader, desk) -> None: what no frame shows (pools, connections, queued requests, server state)
@@ -84,6 +86,8 @@ class Desk(Protocol):
 
 #: What ``HOLDS`` maps a class's name to.
 HeldLook = Callable[[ObjectView, Desk], "Primitive | None"]
+#: What ``DEADLINES`` maps a class's name to.
+DeadlineLook = Callable[[ObjectView], "int | None"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,8 @@ class ObjectView(Protocol):
         C fields that every reader knows: Future/Task ``_state _callbacks _loop _result _exception _fut_waiter _coro
         _must_cancel _num_cancels_requested _name``; functions ``__name__ __qualname__ __module__ __closure__ __code__
         __self__ __func__``; partial ``func args``; weak references ``target``; deque/list/dict/set through `items`;
-        cells ``cell_contents``; modules by their names.
+        cells ``cell_contents``; modules by their names; thread locks ``locked`` and ``owner`` (an ident, RLock only);
+        sockets ``peername`` and ``fileno``; ``__dict__`` where it is a plain dict.
         """
 
     def items(self, limit: int = 1000) -> list[ObjectView]:
@@ -61,6 +62,9 @@ class ObjectView(Protocol):
 
     def length(self) -> int | None:
         """Size of a built-in container, deque, str or bytes; None for anything else."""
+
+    def neighbours(self) -> frozenset[int]:
+        """Addresses of the objects that its attributes or members refer to, one step deep; empty when not read."""
 
     def value(self) -> Plain | bytes | Missing:
         """The plain value of None, bool, int, float, str (first 4096 characters), bytes (first 4096); else MISSING."""
@@ -93,7 +97,10 @@ class FrameView(Protocol):
     def local_names(self) -> tuple[str, ...]: ...
 
     def held(self) -> list[ObjectView]:
-        """The context managers this frame has entered and not left, outermost first (read off its value stack)."""
+        """The context managers this frame has entered and not left, outermost first (read off its value stack).
+
+        One made by contextlib from a generator is followed by those which that generator has entered, in turn.
+        """
 
     def calling(self) -> tuple[ObjectView, str] | None:
         """Receiver and name of the method that the innermost frame of a running thread is inside of (``lock``, ``acquire``).
@@ -223,3 +230,27 @@ def each_frame(tasks: Iterable[TaskView]) -> Iterator[tuple[TaskView, FrameView]
     for task in tasks:
         for frame in task.frames():
             yield task, frame
+
+
+def plain(obj: ObjectView | None, name: str) -> Plain:
+    """The plain value of an attribute; None when there is no such object or attribute, or it is not plain."""
+    found = obj.attr(name) if obj is not None else None
+    value = found.value() if found is not None else None
+    return None if isinstance(value, (bytes, Missing)) else value
+
+
+def number(obj: ObjectView | None, name: str) -> int | None:
+    """The attribute as an int; None when it is not one."""
+    value = plain(obj, name)
+    return value if isinstance(value, int) else None
+
+
+def length(obj: ObjectView | None, name: str) -> int | None:
+    """The size of the container that the attribute holds; None when there is none."""
+    found = obj.attr(name) if obj is not None else None
+    return found.length() if found is not None else None
+
+
+def is_a(obj: ObjectView | None, *type_names: str) -> bool:
+    """Is it of one of these classes (``module.qualified name``), or of a subclass?"""
+    return obj is not None and any(name in type_names for name in obj.base_names)

@@ -1,0 +1,341 @@
+"""The reader of this process: everything a snapshot needs, seen from another thread, under the GIL, with nothing run.
+
+Loops are given by who remembers them (the agent) and found in the frames of threads that run one; the heap is never
+searched (a scan of 12 million containers did not end).
+"""
+
+from __future__ import annotations
+
+import _asyncio
+import asyncio
+import os
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from hangwatch.reading import installed, reach, threadstat
+from hangwatch.reading.live_frames import LiveFrame, owned_frame, suspended, thread_frames
+from hangwatch.reading.live_objects import LiveObject, instance_dict, isinstance_c, name_of_type, read_field
+from hangwatch.reading.view import ObjectView, TaskView
+
+#: Work done before the loop is let in. 5 ms is the interpreter's own switch interval: a loop that wants to run waits no longer.
+SLICE_NS: Final = 5_000_000
+#: How long the reader stands aside between slices. Long enough that a waiting thread takes the GIL, short enough to finish.
+PAUSE_S: Final = 0.0002
+_CTASK: Final = _asyncio.Task
+
+
+def _field(obj: Any, name: str) -> Any:
+    try:
+        return read_field(obj, name)
+    except Exception:
+        return None
+
+
+class LiveTask:
+    """A `TaskView`."""
+
+    __slots__ = ("_reader", "running", "task")
+
+    def __init__(self, task: Any, running: bool, reader: LiveReader) -> None:
+        self.task = task
+        self.running = running
+        self._reader = reader
+
+    @property
+    def id(self) -> int:
+        return id(self.task)
+
+    @property
+    def name(self) -> str:
+        name = LiveObject(_field(self.task, "_name")).value()
+        return name if isinstance(name, str) else str(name) if isinstance(name, int) else "?"
+
+    @property
+    def loop_id(self) -> int | None:
+        loop = _field(self.task, "_loop")
+        return None if loop is None else id(loop)
+
+    @property
+    def cancelling(self) -> int:
+        count = _field(self.task, "_num_cancels_requested")
+        return count if type(count) is int else 0
+
+    def object(self) -> LiveObject:
+        return LiveObject(self.task)
+
+    def frames(self) -> list[LiveFrame]:
+        coroutine = _field(self.task, "_coro")
+        if self.running:
+            return self._reader.running_frames(coroutine, _field(self.task, "_loop"))
+        return suspended(coroutine)
+
+    def awaits(self) -> LiveObject | None:
+        waiter = _field(self.task, "_fut_waiter")
+        return None if waiter is None else LiveObject(waiter)
+
+    def context(self, variable: str) -> LiveObject | None:
+        context = _field(self.task, "_context")
+        if type(context).__name__ != "Context":
+            return None
+        for known, value in context.items():
+            if known.name == variable:
+                return LiveObject(value)
+        return None
+
+
+class LiveThread:
+    """A `ThreadView` of a thread as it was when it was listed."""
+
+    __slots__ = ("_frame", "ident", "name", "native_id")
+
+    def __init__(self, ident: int, frame: types.FrameType | None, thread: Any) -> None:
+        self.ident = ident
+        self._frame = frame
+        name = LiveObject(_field(thread, "_name")).value()
+        native_id = _field(thread, "_native_id")
+        self.name = name if isinstance(name, str) else f"thread {ident:x}"
+        # A thread that Python did not start has no known native id; its pthread address is as unique.
+        self.native_id: int = native_id if type(native_id) is int else ident
+
+    def frames(self) -> list[LiveFrame]:
+        return thread_frames(self._frame)
+
+    @property
+    def cpu_ns(self) -> int | None:
+        return threadstat.cpu_ns(self.native_id)
+
+    @property
+    def syscall(self) -> str | None:
+        return threadstat.syscall(self.native_id)
+
+
+class LiveLoop:
+    """A `LoopView`."""
+
+    __slots__ = ("_innermost", "_native_id", "loop", "thread_ident")
+
+    def __init__(self, loop: Any, thread_ident: int | None, native_id: int | None, innermost: types.FrameType | None) -> None:
+        self.loop = loop
+        self.thread_ident = thread_ident
+        self._native_id = native_id
+        self._innermost = innermost
+
+    @property
+    def id(self) -> int:
+        return id(self.loop)
+
+    @property
+    def kind(self) -> str:
+        name = name_of_type(type(self.loop))
+        return "uvloop" if name.startswith("uvloop") else "asyncio" if name.startswith("asyncio.") else name
+
+    @property
+    def asleep(self) -> bool | None:
+        """By the system call: a loop that was woken but has not got the GIL yet still shows ``select`` in Python."""
+        if self._native_id is None:
+            return None
+        called = threadstat.syscall_name(self._native_id)
+        in_select = self._innermost is not None and self._innermost.f_code.co_filename.endswith("selectors.py")
+        if called is None:
+            return in_select if self.kind == "asyncio" else None
+        return called in threadstat.POLLS and (in_select or self.kind != "asyncio")
+
+    def object(self) -> LiveObject:
+        return LiveObject(self.loop)
+
+    def ready(self) -> list[LiveObject] | None:
+        queue = _field(self.loop, "_ready")
+        return None if queue is None else LiveObject(queue).items()
+
+    def scheduled(self) -> int | None:
+        heap = _field(self.loop, "_scheduled")
+        return None if heap is None else LiveObject(heap).length()
+
+
+class LiveReader:
+    """The `Reader` of this process. ``loops``: those that are remembered; ``skip_threads``: idents of threads to leave out.
+
+    ``loop_threads`` maps ``id(loop)`` to the ident of its thread, for loops that do not tell (uvloop).
+    """
+
+    source = "agent"
+
+    def __init__(
+        self,
+        loops: Iterable[object] | None = None,
+        skip_threads: frozenset[int] = frozenset(),
+        slice_ns: int = SLICE_NS,
+        loop_threads: Mapping[int, int] | None = None,
+    ) -> None:
+        self.gaps: list[str] = []
+        self.pid = os.getpid()
+        self._known = list(loops or ())
+        self._skipped = skip_threads
+        self._slice_ns = slice_ns
+        self._loop_threads = dict(loop_threads or {})
+        self._slice_began = time.perf_counter_ns()
+
+    def now_ns(self) -> int:
+        return time.monotonic_ns()
+
+    def slice(self) -> None:
+        if time.perf_counter_ns() - self._slice_began >= self._slice_ns:
+            time.sleep(PAUSE_S)
+            self._slice_began = time.perf_counter_ns()
+
+    # loops and threads
+
+    def threads(self) -> list[LiveThread]:
+        known = _active_threads()
+        frames = sys._current_frames()
+        return [LiveThread(ident, frame, known.get(ident)) for ident, frame in frames.items() if ident not in self._skipped]
+
+    def loops(self) -> list[LiveLoop]:
+        frames = sys._current_frames()
+        found: dict[int, tuple[Any, int | None]] = {id(loop): (loop, self._loop_threads.get(id(loop))) for loop in self._known}
+        for ident, frame in frames.items():
+            for loop in _loops_of(frame):
+                if id(loop) not in found or found[id(loop)][1] is None:
+                    found[id(loop)] = (loop, ident)
+        for task in self._registered():
+            loop = _field(task, "_loop")
+            if loop is not None:
+                found.setdefault(id(loop), (loop, None))
+        threads = _active_threads()
+        return [_loop_view(loop, ident, frames, threads) for loop, ident in found.values()]
+
+    # tasks
+
+    def tasks(self) -> Iterator[LiveTask]:
+        loops = [view.loop for view in self.loops()]
+        running = _running_tasks(loops)
+        for task in self._all_tasks(loops):
+            if _field(task, "_state") in (None, "PENDING"):
+                yield LiveTask(task, id(task) in running, self)
+
+    def _all_tasks(self, loops: list[Any]) -> list[Any]:
+        found = {id(task): task for task in self._registered()}
+        if sys.version_info >= (3, 14):
+            for loop in loops:
+                try:
+                    found.update((id(task), task) for task in _asyncio.all_tasks(loop))  # type: ignore[attr-defined, unused-ignore]
+                except Exception as error:
+                    self.gaps.append(f"the tasks of a loop could not be listed: {type(error).__name__}")
+        return list(found.values())
+
+    def _registered(self) -> list[Any]:
+        """Tasks in asyncio's own registries: all up to 3.13, those not written in C from 3.14 on."""
+        found: list[Any] = []
+        for name in ("_all_tasks", "_scheduled_tasks", "_eager_tasks"):
+            registry = _field(asyncio.tasks, name)
+            if registry is not None:
+                found += [view.object for view in LiveObject(registry).items(limit=1_000_000)]
+        return found
+
+    def running_frames(self, coroutine: Any, loop: Any) -> list[LiveFrame]:
+        """The part of the thread's stack that belongs to a running coroutine."""
+        outermost = owned_frame(coroutine)
+        for frame in sys._current_frames().values():
+            frames = thread_frames(frame)
+            for index, view in enumerate(frames):
+                if view.frame is outermost:
+                    return frames[index:]
+        return suspended(coroutine)
+
+    # the rest
+
+    def module(self, name: str) -> LiveObject | None:
+        found = sys.modules.get(name)
+        return None if found is None else LiveObject(found)
+
+    def versions(self) -> Mapping[str, str]:
+        """Read once per set of imported distributions; the answer is kept for the process."""
+        return installed.versions()
+
+    def find(self, address: int) -> LiveObject | None:
+        """Looks among loops, tasks, what they await, and what their frames refer to, one attribute deep."""
+        for candidate in self._candidates():
+            if id(candidate) == address:
+                return LiveObject(candidate)
+        return None
+
+    def _candidates(self) -> Iterator[Any]:
+        yield from (view.loop for view in self.loops())
+        for task in self.tasks():
+            yield task.task
+            yield _field(task.task, "_fut_waiter")
+            for frame in task.frames():
+                for view in frame.references():
+                    yield view.object
+                    yield from list(instance_dict(view.object).values())
+            self.slice()
+        for thread in self.threads():
+            for frame in thread.frames():
+                for view in frame.references():
+                    yield view.object
+
+    def reachable_from_live(self, target: ObjectView, parked: Iterable[TaskView]) -> bool | None:
+        if not isinstance(target, LiveObject):
+            return None
+        doors = [view.task for view in parked if isinstance(view, LiveTask)]
+        shut = {id(task) for task in doors}
+        others = [view.task for view in self.tasks() if id(view.task) not in shut]
+        return reach.reaches(target.object, doors, others, [view.loop for view in self.loops()], self._skipped, self.slice)
+
+
+def _active_threads() -> dict[int, Any]:
+    """Thread objects by ident. A copy of a dict with int keys is made in one go, so no lock of threading's is needed."""
+    active = _field(threading, "_active")
+    return dict(active) if type(active) is dict else {}
+
+
+def _loop_view(loop: Any, ident: int | None, frames: Mapping[int, types.FrameType], threads: Mapping[int, Any]) -> LiveLoop:
+    own = _field(loop, "_thread_id")
+    if type(own) is int:
+        ident = own
+    elif isinstance_c(loop, asyncio.BaseEventLoop):
+        ident = None  # it says itself that it is not running
+    native_id = _field(threads.get(ident), "_native_id") if ident is not None else None
+    return LiveLoop(loop, ident, native_id if type(native_id) is int else None, frames.get(ident) if ident is not None else None)
+
+
+#: Frames that run a loop: file's end and function -> the local that is it, and the attribute of that local, if it is not itself.
+_RUNS_LOOP: Final = {
+    ("base_events.py", "run_forever"): ("self", None),
+    ("base_events.py", "_run_once"): ("self", None),
+    ("runners.py", "run"): ("self", "_loop"),
+}
+
+
+def _loops_of(frame: types.FrameType | None) -> Iterator[Any]:
+    """Loops that a thread's stack shows to be running (uvloop's run_forever has no frame; its Runner has)."""
+    for view in thread_frames(frame):
+        place = _RUNS_LOOP.get((view.file.rpartition("/")[2], view.name))
+        if place is None:
+            continue
+        for name, attribute in (place, ("loop", None)):
+            held = view.local(name)
+            held = held.attr(attribute) if held is not None and attribute else held
+            if held is not None and _looks_like_loop(held):
+                yield held.object
+                break
+
+
+def _looks_like_loop(view: LiveObject) -> bool:
+    return any(name.startswith("uvloop.loop.") or name == "asyncio.events.AbstractEventLoop" for name in view.base_names)
+
+
+def _running_tasks(loops: list[Any]) -> set[int]:
+    registry = _field(asyncio.tasks, "_current_tasks")
+    found = {id(view.object) for view in LiveObject(registry).items()} if registry is not None else set()
+    if sys.version_info >= (3, 14):
+        for loop in loops:
+            try:
+                found.add(id(_asyncio.current_task(loop)))  # type: ignore[attr-defined, unused-ignore]
+            except Exception:
+                continue
+    return found

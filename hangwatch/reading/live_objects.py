@@ -1,0 +1,264 @@
+"""Views of this process' own objects, read without running any of the application's code.
+
+A class of the application may define ``__getattr__``, properties, ``__eq__``, ``__class__`` or a metaclass with surprises.
+So attributes are looked up by hand: classes through ``type``'s own descriptors, instances through their dictionary and
+slots; C getters are called for a closed list of the interpreter's own types only.
+"""
+
+from __future__ import annotations
+
+import _asyncio
+import _socket
+import _thread
+import collections
+import functools
+import gc
+import re
+import types
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from hangwatch.reading.view import MISSING, Missing
+from hangwatch.records import Plain
+
+#: How much of a string or of bytes is ever looked at (view.py promises it).
+TEXT_LIMIT = 4096
+
+_type_mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
+_type_dict: Callable[[type], types.MappingProxyType[str, Any]] = type.__dict__["__dict__"].__get__
+_type_module: Callable[[type], Any] = type.__dict__["__module__"].__get__
+_type_qualname: Callable[[type], str] = type.__dict__["__qualname__"].__get__
+_plain_getattr = object.__getattribute__
+
+_NOTHING: Final = object()
+_CFUTURE: Final = _asyncio.Future
+_CTASK: Final = _asyncio.Task
+_FUNCTION: Final = types.FunctionType
+
+#: C types whose getters only hand out what they hold. A getter of any other C type (Cython properties look the same) may run code.
+_KNOWN_C_TYPES: Final = frozenset(
+    {
+        _CFUTURE, _CTASK, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType,
+        types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType, types.FrameType, types.CodeType,
+        types.CellType, types.ModuleType, types.TracebackType, functools.partial, collections.deque, BaseException, type,
+    }
+)  # fmt: skip
+
+_PLAIN_TYPES: Final = frozenset({type(None), bool, int, float})
+_SEQUENCES: Final = (list, tuple, collections.deque, set, frozenset)
+
+
+def mro(obj: object) -> tuple[type, ...]:
+    return _type_mro(type(obj))
+
+
+def name_of_type(cls: type) -> str:
+    module = _type_module(cls)
+    if type(module) is not str or module == "builtins":
+        return _type_qualname(cls)
+    return f"{module}.{_type_qualname(cls)}"
+
+
+def read_attribute(obj: object, name: str) -> Any:
+    """The value of ``obj.name`` where reading it runs nobody's code; raises AttributeError otherwise."""
+    special = _SPECIAL.get((type(obj), name))
+    if special is not None:
+        return special(obj)
+    for cls in mro(obj):
+        found = _type_dict(cls).get(name, _NOTHING)
+        if found is _NOTHING:
+            continue
+        kind = type(found)
+        if kind is types.MemberDescriptorType:
+            return found.__get__(obj)
+        if kind is types.GetSetDescriptorType:
+            if cls in _KNOWN_C_TYPES:
+                return found.__get__(obj)
+            raise AttributeError(name)
+        if kind is _FUNCTION or not _is_descriptor(kind):
+            return _plain_getattr(obj, name)
+        # A property, a cached_property, anything with its own __get__: only what the instance itself stores counts.
+        return instance_dict(obj)[name]
+    return _plain_getattr(obj, name)
+
+
+def _is_descriptor(kind: type) -> bool:
+    return any("__get__" in _type_dict(cls) for cls in _type_mro(kind))
+
+
+def instance_dict(obj: object) -> dict[str, Any]:
+    """The instance's own dictionary, past any ``__dict__`` that its class may define; empty where it has none."""
+    for cls in reversed(mro(obj)):
+        found = _type_dict(cls).get("__dict__")
+        if type(found) is types.GetSetDescriptorType or type(found) is types.MemberDescriptorType:
+            held = found.__get__(obj)
+            return held if type(held) is dict else {}
+    return {}
+
+
+def _task_context(task: Any) -> Any:
+    """The task's contextvars.Context. Before 3.12 there is no getter for it, but the garbage collector's view shows it."""
+    getter = getattr(_CTASK, "get_context", None)
+    if getter is not None:
+        return getter(task)
+    return next((item for item in gc.get_referents(task) if type(item).__name__ == "Context"), None)
+
+
+def _cancel_requests(task: Any) -> int:
+    counter = getattr(_CTASK, "cancelling", None)
+    return counter(task) if counter is not None else 0
+
+
+def _rlock_owner(lock: Any) -> int | None:
+    """Ident of the owning thread: the C type says it in its repr only."""
+    match = re.search(r"owner=(\d+) count=(\d+)", _thread.RLock.__repr__(lock))
+    return int(match[1]) if match and int(match[2]) else None
+
+
+def _peername(sock: Any) -> str | None:
+    """``10.0.0.1:443``; None when not connected. Asks the kernel, which answers at once."""
+    try:
+        address: Any = _socket.socket.getpeername(sock)
+    except OSError:
+        return None
+    return f"{address[0]}:{address[1]}" if type(address) is tuple else str(address) or None
+
+
+_SPECIAL: Final[dict[tuple[type, str], Callable[[Any], Any]]] = {
+    (_CTASK, "_name"): _CTASK.get_name,
+    (_CTASK, "_coro"): _CTASK.get_coro,
+    (_CTASK, "_context"): _task_context,
+    (_CTASK, "_num_cancels_requested"): _cancel_requests,
+    (weakref.ref, "target"): lambda ref: ref(),
+    (_thread.LockType, "locked"): lambda lock: lock.locked(),
+    (_thread.RLock, "owner"): _rlock_owner,
+    (_socket.socket, "peername"): _peername,
+    (_socket.socket, "fileno"): _socket.socket.fileno,
+    (object, "__dict__"): lambda obj: instance_dict(obj),
+}
+
+
+def read_field(obj: Any, name: str) -> Any:
+    """``read_attribute``, plus the fields of tasks, weak references and thread locks that only a method gives."""
+    for cls in mro(obj):
+        special = _SPECIAL.get((cls, name))
+        if special is not None:
+            return special(obj)
+    return read_attribute(obj, name)
+
+
+class LiveObject:
+    """An `ObjectView` of one object of this process."""
+
+    __slots__ = ("object",)
+
+    def __init__(self, obj: object) -> None:
+        self.object = obj
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LiveObject) and other.object is self.object
+
+    def __hash__(self) -> int:
+        return id(self.object)
+
+    def __repr__(self) -> str:
+        return f"<LiveObject {self.type_name} {self.id:x}>"
+
+    @property
+    def id(self) -> int:
+        return id(self.object)
+
+    @property
+    def type_name(self) -> str:
+        return name_of_type(type(self.object))
+
+    @property
+    def base_names(self) -> tuple[str, ...]:
+        return tuple(name_of_type(cls) for cls in mro(self.object) if cls is not object)
+
+    def attr(self, name: str) -> LiveObject | None:
+        try:
+            return LiveObject(read_field(self.object, name))
+        except Exception:
+            return None
+
+    def items(self, limit: int = 1000) -> list[LiveObject]:
+        try:
+            return [LiveObject(item) for item in _members(self.object, limit)]
+        except Exception:
+            return []
+
+    def pairs(self, limit: int = 1000) -> list[tuple[LiveObject, LiveObject]]:
+        if not isinstance_c(self.object, dict):
+            return []
+        return [(LiveObject(key), LiveObject(value)) for key, value in _first(lambda: dict.items(self.object), limit)]  # type: ignore[arg-type]
+
+    def length(self) -> int | None:
+        obj: Any = self.object
+        for cls in (list, tuple, dict, set, frozenset, collections.deque, str, bytes, bytearray):
+            if isinstance_c(obj, cls):
+                return cls.__len__(obj)
+        return None
+
+    def neighbours(self) -> frozenset[int]:
+        """By the collector's view, so that no instance dictionary has to be made just to be looked at."""
+        found = gc.get_referents(self.object)
+        for item in tuple(found):
+            if type(item) is dict:
+                found += gc.get_referents(item)
+        return frozenset(id(item) for item in found)
+
+    def value(self) -> Plain | bytes | Missing:
+        obj: Any = self.object
+        kind = type(obj)
+        if kind in _PLAIN_TYPES:
+            return obj  # type: ignore[no-any-return]
+        if kind is str:
+            return str(obj if len(obj) <= TEXT_LIMIT else obj[:TEXT_LIMIT])
+        if kind is bytes or kind is bytearray:
+            return bytes(obj[:TEXT_LIMIT])
+        return _plain_of_subclass(obj)
+
+
+def isinstance_c(obj: object, cls: type) -> bool:
+    """``isinstance`` by the real type: a proxy's ``__class__`` and a metaclass' ``__instancecheck__`` are not asked."""
+    return cls in _type_mro(type(obj))
+
+
+def _plain_of_subclass(obj: Any) -> Plain | bytes | Missing:
+    """Enum members with a plain mixin (IntEnum, str enums) and other subclasses of the plain types."""
+    if isinstance_c(obj, str):
+        return str.__str__(obj)[:TEXT_LIMIT] if type(str.__str__(obj)) is str else str.__getitem__(obj, slice(TEXT_LIMIT))
+    if isinstance_c(obj, int):
+        return int.__index__(obj) + 0
+    if isinstance_c(obj, float):
+        return float.__float__(obj) + 0.0
+    return MISSING
+
+
+def _members(obj: Any, limit: int) -> Iterable[Any]:
+    sequence: Any = next((cls for cls in _SEQUENCES if isinstance_c(obj, cls)), None)
+    if sequence is not None:
+        return _first(lambda: sequence.__iter__(obj), limit)
+    if isinstance_c(obj, dict):
+        return _first(lambda: dict.values(obj), limit)
+    if isinstance_c(obj, weakref.WeakSet):
+        refs = _first(lambda: set.__iter__(instance_dict(obj)["data"]), limit)
+        return [target for target in (ref() for ref in refs) if target is not None]
+    return ()
+
+
+def _first(view: Callable[[], Any], limit: int) -> list[Any]:
+    """At most ``limit`` items of a container that another thread may change meanwhile."""
+    for _ in range(4):
+        try:
+            found: list[Any] = []
+            for item in view():
+                if len(found) >= limit:
+                    break
+                found.append(item)
+            return found
+        except RuntimeError:  # changed size during iteration
+            continue
+    return []
