@@ -36,7 +36,9 @@ class NoSuchIncident(HangwatchError):
 
 
 class CannotLook(HangwatchError):
-    """A process cannot be examined: it is gone, not Python, or not ours to read."""
+    """A process cannot be examined: it is gone, not Python, or not ours to read. ``reason`` is one word for programs."""
+
+    reason = ""
 
 
 class ExportError(HangwatchError):
