@@ -17,7 +17,7 @@ from hangwatch.kernel.syscalls import SystemCall
 
 __all__ = [
     "Socket", "SocketTable", "SystemCall", "ThreadStat", "Throttling", "children", "cpu_throttling", "inside_ids", "listening_ports",
-    "name", "parent", "status", "system_call", "thread_cpu_ns", "thread_delay_ns", "thread_ids", "thread_stat", "thread_syscall",
+    "name", "parent", "status", "system_call", "thread_call_name", "thread_cpu_ns", "thread_delay_ns", "thread_ids", "thread_stat", "thread_syscall",
     "thread_wchan",
 ]  # fmt: skip
 
@@ -106,6 +106,14 @@ def thread_syscall(pid: int, tid: int, table: SocketTable | None = None) -> str 
     """
     call = system_call(pid, tid, table)
     return str(call) if call else None
+
+
+def thread_call_name(pid: int, tid: int) -> str | None:
+    """The bare name of the system call it is blocked in, ``running`` when it is in none, None when we may not know."""
+    text = files.read_text(f"/proc/{pid}/task/{tid}/syscall")
+    if not text:
+        return None
+    return "running" if text.startswith(("running", "-1")) else syscalls.call_name(text)
 
 
 def status(pid: int, tid: int | None = None) -> dict[str, str]:

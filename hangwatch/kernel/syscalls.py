@@ -51,12 +51,8 @@ def decode(pid: int, text: str, table: SocketTable) -> SystemCall | None:
     columns = text.split()
     if len(columns) < 9 or columns[0] == "-1":
         return None
+    name = call_name(text)
     arguments = tuple(int(column, 16) for column in columns[1:7])
-    stack_pointer = int(columns[7], 16)
-    if 0 < stack_pointer < _32_BIT:
-        # A 32-bit program on a 64-bit kernel: its numbers are of another table, a name would be wrong.
-        return SystemCall(f"syscall {columns[0]} (32-bit)", arguments)
-    name = name_of(int(columns[0]))
     if name in _EPOLL:
         return _epoll(pid, name, arguments)
     if name in _POLL:
@@ -70,6 +66,15 @@ def decode(pid: int, text: str, table: SocketTable) -> SystemCall | None:
     if name in _ON_DESCRIPTOR:
         return _on_descriptor(pid, name, arguments, table)
     return SystemCall(name, arguments)
+
+
+def call_name(text: str) -> str:
+    """The name of the call in such a line."""
+    columns = text.split()
+    if len(columns) > 7 and 0 < int(columns[7], 16) < _32_BIT:
+        # The stack of a 32-bit program on a 64-bit kernel: its numbers are of another table, a name would be wrong.
+        return f"syscall {columns[0]} (32-bit)"
+    return name_of(int(columns[0]))
 
 
 def _on_descriptor(pid: int, name: str, arguments: tuple[int, ...], table: SocketTable) -> SystemCall:
