@@ -1,0 +1,318 @@
+"""`FrameView` over another process' memory, and the await chain from one coroutine to the next.
+
+Where a suspended frame keeps what it awaits is the interpreter's own affair, told by its version: the top of the value stack,
+and whether it awaits at all by the generator's state (3.13+), by the argument of the RESUME that follows (3.11, 3.12)
+or by the YIELD_FROM that follows (3.9, 3.10); sources: ``Objects/genobject.c`` and ``Python/ceval.c`` of those releases.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from hangwatch.reading.remote.code import CodeInfo, Codes, handler_depths
+from hangwatch.reading.remote.heap import Heap
+from hangwatch.reading.remote.memory import Unreadable
+from hangwatch.reading.remote.objects import RemoteObject
+from hangwatch.reading.view import FrameView, ObjectView
+
+_BROKEN = (Unreadable, struct.error, OverflowError)
+_EXITS: Final = ("__exit__", "__aexit__")
+#: Opcode of YIELD_FROM in 3.9 and 3.10.
+_YIELD_FROM: Final = 72
+_CHAIN_LIMIT: Final = 300
+
+CREATED, SUSPENDED, AWAITING, RUNNING, DONE = "created", "suspended", "awaiting", "running", "done"
+#: ``PyFrameState`` (Include/internal/pycore_frame.h), until 3.14 and from 3.15.
+_STATES: Final = {-3: CREATED, -2: SUSPENDED, -1: AWAITING, 0: RUNNING}
+_STATES_315: Final = {0: CREATED, 1: SUSPENDED, 2: AWAITING, 3: AWAITING, 4: RUNNING}
+
+
+class RemoteFrame:
+    """One frame. ``state`` is CREATED, SUSPENDED or AWAITING for a coroutine that is not running, RUNNING otherwise."""
+
+    __slots__ = ("address", "code", "codes", "offset", "owner", "state")
+
+    def __init__(self, codes: Codes, address: int, state: str, owner: int = 0) -> None:
+        heap = codes.heap
+        memory, layout = heap.memory, heap.layout
+        self.codes = codes
+        self.address = address
+        self.state = state
+        self.owner = owner
+        # From 3.14 on the low bits of a stack reference say how it is counted.
+        self.code: CodeInfo = codes.info(memory.u64(address + layout.frame_code) & ~7)
+        if layout.version >= (3, 11):
+            self.offset = memory.u64(address + layout.frame_instruction) - self.code.instructions
+        else:
+            self.offset = memory.i32(address + layout.frame_lasti) * (2 if layout.version == (3, 10) else 1)
+        if not -2 <= self.offset < 1 << 24:
+            raise Unreadable("torn frame")
+
+    def __repr__(self) -> str:
+        return f"<RemoteFrame {self.function} {self.file}:{self.line} {self.state}>"
+
+    @property
+    def file(self) -> str:
+        return self.code.file
+
+    @property
+    def line(self) -> int:
+        return self.codes.line(self.code, self.offset)
+
+    @property
+    def function(self) -> str:
+        heap = self.codes.heap
+        if heap.layout.version >= (3, 11) or not self.owner:
+            return self.code.qualname
+        try:
+            return heap.text(heap.memory.u64(self.owner + heap.layout.generator_qualname))
+        except _BROKEN:
+            return self.code.name
+
+    @property
+    def name(self) -> str:
+        return self.code.name
+
+    @property
+    def id(self) -> int:
+        return self.owner or self.address
+
+    def _slot(self, place: int) -> int:
+        """The object in one fast local, its cell opened; 0 when unset."""
+        heap = self.codes.heap
+        address = heap.memory.u64(self.address + heap.layout.frame_locals + 8 * place) & ~3
+        if address and place in self.code.boxed and heap.class_of(address).name == "cell":
+            return heap.memory.u64(address + heap.layout.cell_contents)
+        return address
+
+    def local(self, name: str) -> ObjectView | None:
+        try:
+            for place, known in enumerate(self.code.slots):
+                if known == name:
+                    address = self._slot(place)
+                    if address:
+                        return RemoteObject(self.codes, address)
+        except _BROKEN:
+            pass
+        return None
+
+    def local_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.code.slots))
+
+    def stack(self) -> list[int]:
+        """The value stack of a frame that is not running, bottom first; 0 where an entry is no object."""
+        heap = self.codes.heap
+        memory, layout = heap.memory, heap.layout
+        base = self.address + layout.frame_locals
+        bottom = base + 8 * len(self.code.slots)
+        if layout.version == (3, 9) or layout.version >= (3, 14):
+            top = memory.u64(self.address + layout.frame_top)
+        else:
+            depth = memory.i32(self.address + layout.frame_top)
+            top = (bottom if layout.version == (3, 10) else base) + 8 * depth
+        count = (top - bottom) // 8
+        if not 0 <= count <= self.code.stack_size + 2:
+            raise Unreadable("torn stack")
+        return [_reference(word, layout.version) for word in memory.words(bottom, count)]
+
+    def awaited(self) -> int:
+        """What an AWAITING frame delegates to."""
+        stack = self.stack()
+        if not stack:
+            return 0
+        if not stack[-1] and self.codes.heap.layout.version >= (3, 15) and len(stack) > 1:
+            return stack[-2]  # 3.15 keeps a second word above the iterator
+        return stack[-1]
+
+    def held(self) -> list[ObjectView]:
+        try:
+            found = [self._context_manager(depth) for depth in reversed(self._depths())]
+        except _BROKEN:
+            return []
+        return [RemoteObject(self.codes, address) for address in found if address]
+
+    def _depths(self) -> list[int]:
+        """Stack depths of the blocks that are open at this instruction, innermost first."""
+        if self.state == CREATED:
+            return []
+        heap = self.codes.heap
+        memory, layout = heap.memory, heap.layout
+        if layout.version >= (3, 11):
+            return handler_depths(self.code, self.offset)
+        count = memory.i32(self.address + layout.frame_blocks)
+        if not 0 <= count <= 20:
+            raise Unreadable("torn block stack")
+        first = self.address + layout.frame_block_stack
+        # PyTryBlock: type, handler, level (12 bytes)
+        return [memory.i32(first + 12 * number + 8) for number in reversed(range(count))]
+
+    def _context_manager(self, depth: int) -> int:
+        """Whose exit waits right below that depth; 0 when that block is no ``with``."""
+        heap = self.codes.heap
+        bottom = self.address + heap.layout.frame_locals + 8 * len(self.code.slots)
+        if depth < 1 or depth > self.code.stack_size + 1:
+            return 0
+        top = _reference(heap.memory.u64(bottom + 8 * (depth - 1)), heap.layout.version)
+        if heap.layout.version < (3, 14):
+            return _owner_of_exit(heap, top) if top else 0
+        below = _reference(heap.memory.u64(bottom + 8 * (depth - 2)), heap.layout.version) if depth > 1 else 0
+        if below and top and is_exit(heap, below):
+            return top
+        return _owner_of_exit(heap, top) if top else 0
+
+    def references(self) -> list[ObjectView]:
+        found: dict[int, None] = {}
+        for place in range(len(self.code.slots)):
+            try:
+                found[self._slot(place)] = None
+            except _BROKEN:
+                continue
+        try:
+            found.update(dict.fromkeys(self.stack() if self.state != RUNNING else []))
+        except _BROKEN:
+            pass
+        found.pop(0, None)
+        return [RemoteObject(self.codes, address) for address in found]
+
+
+def _reference(word: int, version: tuple[int, int]) -> int:
+    """The object that a word of the value stack stands for; 3.14+ marks numbers with both low bits."""
+    if version < (3, 14):
+        return word
+    return 0 if word & 3 == 3 else word & ~3
+
+
+def is_exit(heap: Heap, address: int) -> bool:
+    """A function or method called ``__exit__`` or ``__aexit__``."""
+    try:
+        shape = heap.shape(heap.class_of(address))
+        layout, memory = heap.layout, heap.memory
+        if shape == "function":
+            return heap.text(memory.u64(address + layout.function_name)) in _EXITS
+        if shape == "cfunction":
+            return memory.text(memory.u64(memory.u64(address + layout.cfunction_definition))) in _EXITS
+        if shape == "method":
+            return is_exit(heap, memory.u64(address + layout.method_function))
+        name = heap.class_of(address).plain_name
+        if name in ("method_descriptor", "wrapper_descriptor"):
+            # PyDescrObject: head, class, name
+            return heap.text(memory.u64(address + 24)) in _EXITS
+        return name == "cython_function_or_method"
+    except _BROKEN:
+        return False
+
+
+def _owner_of_exit(heap: Heap, address: int) -> int:
+    """The object that a bound exit belongs to; 0 for anything else."""
+    try:
+        shape = heap.shape(heap.class_of(address))
+        if shape == "method" and is_exit(heap, address):
+            return heap.memory.u64(address + heap.layout.method_self)
+        if shape == "cfunction" and is_exit(heap, address):
+            return heap.memory.u64(address + heap.layout.cfunction_self)
+    except _BROKEN:
+        pass
+    return 0
+
+
+def generator_frame(codes: Codes, address: int) -> tuple[str, int]:
+    """State of a coroutine, generator or async generator, and the address of its frame (0 when it is done)."""
+    heap = codes.heap
+    memory, layout = heap.memory, heap.layout
+    if layout.version <= (3, 10):
+        return _old_generator_frame(heap, memory.u64(address + layout.generator_frame))
+    state, frame = memory.i8(address + layout.generator_state), address + layout.generator_frame
+    if layout.version >= (3, 15):
+        return _STATES_315.get(state, DONE), frame
+    if layout.version >= (3, 13) or state != -1:
+        return (_STATES if layout.version >= (3, 13) else {-2: CREATED, 0: RUNNING}).get(state, DONE), frame
+    following = memory.u64(frame + layout.frame_instruction) + 2
+    return (AWAITING if memory.u8(following + 1) & 3 >= 2 else SUSPENDED), frame
+
+
+def _old_generator_frame(heap: Heap, frame: int) -> tuple[str, int]:
+    memory, layout = heap.memory, heap.layout
+    if not frame:
+        return DONE, 0
+    last = memory.i32(frame + layout.frame_lasti)
+    if last < 0:
+        return CREATED, frame
+    if layout.version == (3, 9):
+        if not memory.u64(frame + layout.frame_top):
+            return RUNNING, frame
+    else:
+        state = memory.i8(frame + layout.frame_state)
+        if state >= 0:
+            return (RUNNING, frame) if state == 0 else (DONE, frame)
+        last *= 2
+    code = memory.u64(memory.u64(frame + layout.frame_code) + layout.code_bytes) + layout.bytes_items
+    return (AWAITING if memory.u8(code + last + 2) == _YIELD_FROM else SUSPENDED), frame
+
+
+#: Iterators that only stand between a coroutine and what it awaits: where they keep it.
+_BETWEEN: Final = ("async_generator_asend", "async_generator_athrow", "coroutine_wrapper", "anext_awaitable")
+
+
+def chain(codes: Codes, address: int) -> tuple[list[RemoteFrame], int]:
+    """The frames from a coroutine down to where it stands, outermost first, and the address of what ends the chain (0: nothing).
+
+    What ends it is the awaited object that has no frame to show: a future, or an iterator written in C.
+    """
+    heap = codes.heap
+    frames: list[RemoteFrame] = []
+    seen: set[int] = set()
+    while address and address not in seen and len(frames) < _CHAIN_LIMIT:
+        seen.add(address)
+        info = heap.class_of(address)
+        if heap.shape(info) == "generator":
+            state, frame_at = generator_frame(codes, address)
+            if state == DONE:
+                return frames, 0
+            frame = RemoteFrame(codes, frame_at, state, address)
+            frames.append(frame)
+            if state != AWAITING:
+                return frames, 0
+            address = frame.awaited()
+        elif info.plain_name in _BETWEEN:
+            address = heap.memory.u64(address + heap.layout.wrapped_iterator)
+        elif info.name == "_asyncio.FutureIter":
+            return frames, heap.memory.u64(address + heap.layout.future_iter)
+        else:
+            following = _behind(heap, address)
+            if not following:
+                return frames, address
+            address = following
+    return frames, address
+
+
+def _behind(heap: Heap, address: int) -> int:
+    """What a foreign coroutine (Cython's, or a Python wrapper) delegates to; 0 when that cannot be told."""
+    info = heap.class_of(address)
+    for name in ("cr_await", "gi_yieldfrom", "ag_await"):
+        if name in info.members:
+            return heap.memory.u64(address + info.members[name])
+    if info.plain_name == "_GeneratorWrapper":
+        return heap.attribute(address, "_GeneratorWrapper__wrapped")
+    if not info.name.startswith("_cython"):
+        return 0
+    # Cython's coroutine keeps it in a field whose place depends on Cython's version: the one that holds an awaitable.
+    for offset in range(16, min(info.basic_size, 256), 8):
+        try:
+            word = heap.memory.u64(address + offset)
+            if word and word != address and _is_awaitable(heap, word):
+                return word
+        except _BROKEN:
+            continue
+    return 0
+
+
+def _is_awaitable(heap: Heap, address: int) -> bool:
+    info = heap.class_of(address)
+    return heap.shape(info) == "generator" or info.plain_name in _BETWEEN or info.name == "_asyncio.FutureIter" or (
+        info.name.startswith("_cython") and info.plain_name in ("coroutine", "_cython_coroutine_await")
+    )  # fmt: skip
+
+
+def as_views(frames: list[RemoteFrame]) -> list[FrameView]:
+    return list(frames)
