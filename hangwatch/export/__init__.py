@@ -164,8 +164,9 @@ class Exporters:
                 if self._outbox.take_over():
                     for lane in self._lanes.values():
                         lane.behind = True
+            flush_until = self._flush_until  # before the round: what was put before close() was called is in it
             worked = self._round(now, hush)
-            if self._flush_until is not None and (not worked or time.monotonic() >= self._flush_until):
+            if flush_until is not None and (not worked or time.monotonic() >= flush_until):
                 return
             if not worked:
                 due = [lane.due_at - time.monotonic() for lane in self._lanes.values() if lane.pending or lane.behind]
@@ -176,19 +177,12 @@ class Exporters:
         worked = False
         for lane in self._lanes.values():
             if lane.ready(now):
-                if lane.tries == 0:
-                    self._quietly_import(hush)
+                with contextlib.suppress(Exception):
+                    lane.prepare()  # the loggers of what it imports must exist before they can be hushed
                 hush.spread()
                 other_works = any(other.sent and not other.reason for other in self._lanes.values() if other is not lane)
                 worked |= lane.work(other_works)
         return worked
-
-    def _quietly_import(self, hush: Hush) -> None:
-        """The loggers of what is imported exist, and are hushed, before they are first used to say something about sending."""
-        with contextlib.suppress(Exception):
-            import opentelemetry.exporter.otlp.proto.http.trace_exporter
-            import opentelemetry.sdk.trace.export  # noqa: F401
-        hush.spread()
 
     def _after_fork(self) -> None:
         self._outbox.forget()

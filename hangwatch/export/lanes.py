@@ -55,6 +55,11 @@ class Lane:
     def ready(self, now: float) -> bool:
         return bool(self.pending or self.behind) and now >= self.due_at
 
+    def prepare(self) -> None:
+        """Makes the sender, which imports OpenTelemetry. Raises what that raises."""
+        if self._sender is None:
+            self._sender = self._make()
+
     def work(self, other_works: bool) -> bool:
         """One request. False when the receiver did not take it and it is kept. ``other_works``: another signal got through lately."""
         batch = self._batch()
@@ -83,9 +88,8 @@ class Lane:
     def _try(self, batch: list[Parcel]) -> Outcome:
         self.tries += 1
         try:
-            if self._sender is None:
-                self._sender = self._make()
-            return self._sender.send(batch)
+            self.prepare()
+            return self._sender.send(batch) if self._sender else Outcome(False, True)
         except Exception as error:
             return Outcome(False, True, f"{type(error).__name__}: {error}")
 

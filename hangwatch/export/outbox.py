@@ -31,13 +31,15 @@ class Outbox:
         self.limit = limit
         self.dropped = 0
         self._folder: Path | None = None
+        self._planned: Path | None = None
         self._lock = -1
         self._kept = 0
 
     def _own(self) -> Path:
         """This process' folder, made and locked at first use. Raises OSError."""
         if self._folder is None:
-            folder = self.root / f"{os.getpid()}-{time.time_ns():x}"
+            # Named before it exists: the export thread, looking for orphans meanwhile, must not take it for one.
+            self._planned = folder = self.root / f"{os.getpid()}-{time.time_ns():x}"
             folder.mkdir(parents=True, mode=0o700)
             self._lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,7 +115,7 @@ class Outbox:
     def _orphans(self) -> Iterator[Path]:
         """Folders whose owner is gone, each locked while the caller works on it."""
         try:
-            folders = sorted(entry for entry in self.root.iterdir() if entry.is_dir() and entry != self._folder)
+            folders = sorted(entry for entry in self.root.iterdir() if entry.is_dir() and entry != self._planned)
         except OSError:
             return
         for folder in folders:
@@ -130,7 +132,7 @@ class Outbox:
         if self._lock >= 0:
             with contextlib.suppress(OSError):
                 os.close(self._lock)
-        self._folder, self._lock, self._kept = None, -1, 0
+        self._folder, self._planned, self._lock, self._kept = None, None, -1, 0
 
     def close(self) -> None:
         """Gives the folder up: removed when empty, left for the next process otherwise."""

@@ -54,6 +54,8 @@ def session() -> Any:
             except Exception as error:
                 self.last_error = type(error).__name__
                 raise _Answered(self.last_error) from None
+            finally:
+                self.close()  # the pool's connections; it makes new ones
             self.last_status = response.status_code
             if response.status_code >= 300:
                 raise _Answered(str(response.status_code))

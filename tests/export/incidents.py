@@ -87,6 +87,10 @@ def lock_incident(incident_id="20260101T000000-lock", trace_id=TRACE, sampled=No
     return Incident(incident_id, "f" * 16, "shop", stall, snapshot, (), (finding,), opened_at=TAKEN_AT, host="web-1")
 
 
+def numbered(n):
+    return lock_incident(f"20260101T0000{n:05d}")
+
+
 def loop_incident(incident_id="20260101T000001-loop", n_victims=3):
     """The loop is blocked by request 1's `price`; the others wait for the loop."""
     requests = [request(n, f"{n:032x}", f"{n:016x}", since_s=12) for n in range(1, n_victims + 2)]

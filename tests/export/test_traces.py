@@ -32,7 +32,7 @@ def sent(tmp_path, incident, **settings):
         exporters = Exporters(Config.make({}, spool=tmp_path, otlp=receiver.url, **settings))
         exporters.offer(incident)
         exporters.recovered(dataclasses.replace(incident, closed_at=incidents.TAKEN_AT + 7))
-        assert exporters.close(20)
+        assert exporters.close(20), exporters.counts()
         return receiver
 
 
@@ -251,7 +251,7 @@ def test_an_incident_offered_again_is_told_once(tmp_path):
         exporters = Exporters(Config.make({}, spool=tmp_path, otlp=receiver.url))
         for count in (1, 2, 3):
             exporters.offer(dataclasses.replace(incidents.lock_incident(), count=count))
-        assert exporters.close(20)
+        assert exporters.close(20), exporters.counts()
         one(receiver, "request stall")
 
 
