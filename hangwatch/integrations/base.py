@@ -32,12 +32,17 @@ from hangwatch.records import Connection, Frame, Plain, Primitive, Request
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What a frame that waits says: the primitive (without waiters; with what the library itself knows of holders)."""
+    """What a frame that waits says: the primitive (without waiters; with what the library itself knows of holders).
+
+    ``releases``: ids of primitives that are let go for the time of this wait although their ``with`` block is open
+    (the lock of a condition).
+    """
 
     primitive: Primitive
     op: str
     since_ns: int | None = None
     deadline_ns: int | None = None
+    releases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class Desk(Protocol):
 
     now_ns: int
     reader: Reader
+    #: What an integration wants to work out only once for a snapshot, by its module's name.
+    memo: dict[str, Any]
 
     def id_of(self, kind: str, obj: ObjectView) -> str:
         """The id of a primitive, task or request made of this object: ``kind`` + ":" + its address in hex."""

@@ -64,9 +64,8 @@ def open_withs(code: CodeType, offset: int) -> list[Expression | None]:
 def entering(code: CodeType, offset: int) -> bool:
     """The frame is suspended in the ``__aenter__`` of its innermost ``async with``: that one is not entered yet."""
     known = outline(code)
-    index = known.spots.get(offset)
-    if index is None:
-        return False
+    # 3.13+ notes where the frame will go on (a RESUME, left out of the outline), earlier ones where it stopped.
+    index = max((spot for at, spot in known.spots.items() if at <= offset), default=-1)
     for position in range(index, max(index - 5, -1), -1):
         item = known.instructions[position]
         if item.opname == "GET_AWAITABLE":
@@ -203,7 +202,10 @@ def _withs_by_blocks(instructions: tuple[Any, ...]) -> list[With]:
     for index, item in enumerate(instructions):
         if item.opname not in ("SETUP_WITH", "SETUP_ASYNC_WITH"):
             continue
-        end = max((other.offset for other in instructions[index:] if other.opname == "POP_BLOCK" and other.offset < item.argval), default=item.argval)
+        end = max(
+            (other.offset for other in instructions[index:] if other.opname == "POP_BLOCK" and other.offset < item.argval),
+            default=item.argval,
+        )
         before = index - 1
         while before > 0 and instructions[before].opname in ("GET_AWAITABLE", "LOAD_CONST", "YIELD_FROM", "BEFORE_ASYNC_WITH"):
             before -= 1

@@ -231,9 +231,7 @@ _LINKS: Final[dict[type, tuple[str, str]]] = {
     types.AsyncGeneratorType: ("ag_frame", "ag_await"),
 }
 #: The interpreter's own go-betweens: no frame, and no attribute that names what they drive, but the collector sees it.
-_BETWEEN: Final = frozenset(
-    {"coroutine_wrapper", "async_generator_asend", "async_generator_athrow", "anext_awaitable"}
-)
+_BETWEEN: Final = frozenset({"coroutine_wrapper", "async_generator_asend", "async_generator_athrow", "anext_awaitable"})
 
 
 def suspended(awaitable: Any) -> list[LiveFrame]:

@@ -1,0 +1,346 @@
+"""One look at a process: tasks with their await chains, threads, what each waits on and holds, whose request it works for.
+
+Whoever answers as the reader, the result is a `Snapshot`. It is taken in slices, so that a live loop runs in between,
+and the tasks that matter most are read first. Nothing here raises: what could not be read is a sentence in ``gaps``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from hangwatch import integrations
+from hangwatch.integrations import recognise, threads
+from hangwatch.integrations.desk import SnapshotDesk, union
+from hangwatch.reading.view import FrameView, LoopView, Reader, TaskView, ThreadView, plain
+from hangwatch.records import FOREVER, SCHEMA, Act, Connection, Loop, Primitive, Request, Snapshot, Task, Thread
+
+#: Tasks in one snapshot. A service with more has the oldest requests' tasks first, and the rest is counted.
+TASK_LIMIT = 50_000
+#: Time for finding who else refers to an event. Half a second finds them among some thousand tasks.
+SETTERS_LIMIT_NS = 500_000_000
+#: Kinds whose end is brought about by somebody who refers to the object.
+_SET_BY_SOMEBODY = frozenset({"event", "condition", "future", "thread-event", "queue-get", "queue-join", "barrier", "other"})
+_OUR_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def take(
+    reader: Reader,
+    *,
+    history: Iterable[Act] = (),
+    requests: Iterable[Request | Connection] = (),
+    dropped: Mapping[str, int] | None = None,
+    first: Iterable[str] = (),
+) -> Snapshot:
+    """Looks once at the process behind ``reader``.
+
+    ``requests``: requests and connections that the ledger knows; completed by what frames show. ``history``: the ring.
+    ``dropped``: what the ledger had to drop. ``first``: ids of tasks to read before all others.
+    """
+    began, taken_at, now_ns = time.perf_counter_ns(), time.time(), reader.now_ns()
+    desk = SnapshotDesk(reader, now_ns)
+    for record in requests:
+        desk.add_request(record) if isinstance(record, Request) else desk.add_connection(record)
+    looker = _Looker(desk, reader, frozenset(first))
+    for step in (looker.look_at_loops, looker.look_at_tasks, looker.look_at_threads, looker.census, looker.find_setters):
+        _guarded(desk, step)
+    return _finish(looker, desk, tuple(history), {**(dropped or {}), **desk.dropped}, taken_at, now_ns, began)
+
+
+def _guarded(desk: SnapshotDesk, step: Callable[[], None]) -> None:
+    try:
+        step()
+    except Exception as error:
+        desk.gap(f"a part of the snapshot failed: {type(error).__name__}: {error}")
+
+
+class _Looker:
+    """Carries the views of one snapshot from step to step; drops them with itself."""
+
+    def __init__(self, desk: SnapshotDesk, reader: Reader, first: frozenset[str]) -> None:
+        self.desk = desk
+        self.reader = reader
+        self.first = first
+        self.loops: list[Loop] = []
+        self.tasks: dict[str, Task] = {}
+        self.threads: dict[str, Thread] = {}
+        self.chains: dict[str, list[FrameView]] = {}
+        self.deadlines: dict[str, int] = {}
+        self._thread_ids: dict[int, str] = {}
+
+    # loops
+
+    def look_at_loops(self) -> None:
+        self._thread_ids = {thread.ident: f"thread:{thread.native_id}" for thread in self.reader.threads()}
+        for view in self.reader.loops():
+            self.loops.append(self._loop(view))
+
+    def _loop(self, view: LoopView) -> Loop:
+        ready = view.ready()
+        thread_id = self._thread_ids.get(view.thread_ident) if view.thread_ident is not None else None
+        return Loop(
+            id=f"loop:{view.id:x}",
+            kind=view.kind,
+            thread_id=thread_id,
+            ready=len(ready) if ready is not None else None,
+            scheduled=view.scheduled(),
+            asleep=view.asleep,
+        )
+
+    # tasks
+
+    def look_at_tasks(self) -> None:
+        views = list(self.reader.tasks())
+        if self.first:
+            views.sort(key=lambda view: f"task:{view.id:x}" not in self.first)
+        for view in views[:TASK_LIMIT]:
+            try:
+                self._task(view)
+            except Exception as error:
+                self.desk.gap(f"a task could not be read: {type(error).__name__}: {error}")
+            self.reader.slice()
+        if len(views) > TASK_LIMIT:
+            self.desk.dropped["tasks"] = len(views) - TASK_LIMIT
+
+    def _task(self, view: TaskView) -> None:
+        chain = view.frames()
+        if chain and _is_ours(chain[0]):
+            return
+        task_id = f"task:{view.id:x}"
+        found = recognise.wait_of(chain, self.desk, task_id, view) if not view.running else recognise.Found(None, None, None)
+        recognise.requests_of(chain, self.desk, task_id, view)
+        waits_on = self._note(task_id, chain, found)
+        self.tasks[task_id] = Task(
+            id=task_id,
+            name=view.name,
+            loop_id=f"loop:{view.loop_id or 0:x}",
+            state=_state(view),
+            frames=tuple(recognise.record_of(frame) for frame in chain if not recognise.is_wrapper(frame)),
+            waits_on=waits_on,
+            cancelling=view.cancelling,
+        )
+        self.chains[task_id] = chain
+        if view.running:
+            self.loops = [replace(loop, running_task_id=task_id) if loop.id == f"loop:{view.loop_id:x}" else loop for loop in self.loops]
+
+    def _note(self, waiter_id: str, chain: list[FrameView], found: recognise.Found) -> str | None:
+        """Tells the desk of a wait and of what is held meanwhile; gives the primitive's id."""
+        deadline = recognise.holds_of(chain, self.desk, waiter_id)
+        sighting = found.sighting
+        if sighting is None:
+            return None
+        released = set(sighting.releases)
+        if released and waiter_id in self.desk.holds:
+            self.desk.holds[waiter_id] = [hold for hold in self.desk.holds[waiter_id] if hold.primitive_id not in released]
+        deadline = min((when for when in (deadline, found.deadline_ns) if when is not None), default=None)
+        if deadline is not None:
+            self.deadlines[waiter_id] = deadline
+        primitive = sighting.primitive
+        self.desk.add_primitive(replace(primitive, waiters=(waiter_id,)))
+        own = recognise.innermost_own(chain)
+        since = sighting.since_ns if sighting.since_ns is not None else found.since_ns
+        self.desk.wait(waiter_id, primitive.id, sighting.op, since, recognise.record_of(own) if own is not None else None, deadline)
+        return primitive.id
+
+    # threads
+
+    def look_at_threads(self) -> None:
+        loop_threads = {loop.thread_id for loop in self.loops}
+        for view in self.reader.threads():
+            try:
+                self._thread(view, loop_threads)
+            except Exception as error:
+                self.desk.gap(f"thread {view.name} could not be read: {type(error).__name__}: {error}")
+            self.reader.slice()
+
+    def _thread(self, view: ThreadView, loop_threads: set[str | None]) -> None:
+        chain = view.frames()
+        if _is_our_thread(chain):
+            return
+        thread_id = f"thread:{view.native_id}"
+        is_loop = thread_id in loop_threads
+        asleep = is_loop and any(loop.thread_id == thread_id and loop.asleep for loop in self.loops)
+        found = recognise.Found(None, None, None) if asleep else recognise.wait_of(chain, self.desk, thread_id)
+        if found.sighting is None and chain and not asleep:
+            found = replace(found, sighting=threads.called(chain[-1], self.desk))
+        waits_on = self._note(thread_id, chain, found)
+        self.threads[thread_id] = Thread(
+            id=thread_id,
+            name=view.name,
+            native_id=view.native_id,
+            frames=tuple(recognise.record_of(frame) for frame in chain),
+            is_loop=is_loop,
+            waits_on=waits_on,
+            syscall=view.syscall,
+            cpu_ns=view.cpu_ns,
+            idle=asleep or (found.sighting is not None and found.sighting.op == "idle"),
+        )
+        self.chains[thread_id] = chain
+
+    # the rest
+
+    def census(self) -> None:
+        for module in integrations.MODULES:
+            count = getattr(module, "census", None)
+            if count is None:
+                continue
+            try:
+                count(self.reader, self.desk)
+            except Exception as error:
+                self.desk.gap(f"the census of {getattr(module, 'NAME', module.__name__)} failed: {type(error).__name__}: {error}")
+            self.reader.slice()
+
+    def find_setters(self) -> None:
+        """For each event-like primitive: tasks and threads, other than its waiters, that refer to it within one step."""
+        wanted: dict[int, list[str]] = {}
+        for primitive in self.desk.primitives.values():
+            address = self.desk.addresses.get(primitive.id)
+            if primitive.waiters and primitive.kind in _SET_BY_SOMEBODY and primitive.setters is None and address is not None:
+                wanted.setdefault(address, []).append(primitive.id)
+        if not wanted:
+            return
+        found: dict[str, set[str]] = {primitive_id: set() for ids in wanted.values() for primitive_id in ids}
+        began = time.perf_counter_ns()
+        for owner_id, chain in self.chains.items():
+            if time.perf_counter_ns() - began > SETTERS_LIMIT_NS:
+                self.desk.gap("not every task was searched for who could end the waits")
+                return
+            for address in _referred(chain, wanted):
+                for primitive_id in wanted[address]:
+                    found[primitive_id].add(owner_id)
+            self.reader.slice()
+        for primitive_id, owners in found.items():
+            primitive = self.desk.primitives[primitive_id]
+            setters = tuple(sorted(owners.difference(primitive.waiters)))
+            self.desk.primitives[primitive_id] = replace(primitive, setters=setters)
+
+
+def _referred(chain: list[FrameView], wanted: Mapping[int, object]) -> Iterator[int]:
+    for frame in chain:
+        for held in frame.references():
+            if held.id in wanted:
+                yield held.id
+            if held.type_name not in ("module", "type", "function"):
+                yield from (address for address in held.neighbours() if address in wanted)
+
+
+def _state(view: TaskView) -> str:
+    if view.running:
+        return "running"
+    awaited = view.awaits()
+    if awaited is None or plain(awaited, "_state") not in ("PENDING", None):
+        return "ready"
+    return "parked"
+
+
+def _is_ours(frame: FrameView) -> bool:
+    return frame.file.startswith(_OUR_FOLDER) and not recognise.is_wrapper(frame)
+
+
+def _is_our_thread(chain: list[FrameView]) -> bool:
+    """One of hangwatch's own: the first frame after threading's own bootstrap is ours."""
+    begins_in_threading = bool(chain) and chain[0].file.endswith("threading.py")
+    body = next((frame for frame in chain if not frame.file.endswith("threading.py")), None)
+    return begins_in_threading and body is not None and _is_ours(body)
+
+
+def _finish(
+    looker: _Looker, desk: SnapshotDesk, history: tuple[Act, ...], dropped: dict[str, int], taken_at: float, now_ns: int, began: int
+) -> Snapshot:
+    tasks = _with_parents(looker, desk)
+    parked = _by_thread(looker, desk)
+    _bind_children(tasks, parked, desk)
+    versions = {}
+    try:
+        versions = dict(desk.reader.versions())
+    except Exception as error:
+        desk.gap(f"installed versions could not be read: {type(error).__name__}")
+    return Snapshot(
+        schema=SCHEMA,
+        taken_at=taken_at,
+        at_ns=now_ns,
+        pid=desk.reader.pid,
+        source=desk.reader.source,
+        loops=tuple(looker.loops),
+        tasks=tuple(replace(task, holds=tuple(desk.holds.get(task.id, ())), request_id=desk.bound.get(task.id)) for task in tasks.values()),
+        threads=tuple(replace(t, holds=tuple(desk.holds.get(t.id, ())), serves=desk.serves.get(t.id)) for t in looker.threads.values()),
+        primitives=tuple(_settled(primitive, desk) for primitive in _with_holders(desk)),
+        waits=tuple(desk.waits.values()),
+        connections=tuple(desk.connections.values()),
+        requests=tuple(_with_task(request, desk) for request in desk.requests.values()),
+        versions=versions,
+        dropped=dropped,
+        gaps=(*desk.gaps, *desk.reader.gaps),
+        history=history,
+        took_ms=(time.perf_counter_ns() - began) / 1e6,
+    )
+
+
+def _with_parents(looker: _Looker, desk: SnapshotDesk) -> dict[str, Task]:
+    """A task that another one waits for by itself (await, gather, group) was most likely made by it."""
+    tasks = dict(looker.tasks)
+    for wait in desk.waits.values():
+        primitive = desk.primitives.get(wait.primitive_id)
+        if primitive is None or primitive.kind not in ("task", "gather", "group") or wait.task_id not in tasks:
+            continue
+        for child in primitive.holders:
+            if child in tasks and tasks[child].parent_id is None and child != wait.task_id:
+                tasks[child] = replace(tasks[child], parent_id=wait.task_id)
+    return tasks
+
+
+def _by_thread(looker: _Looker, desk: SnapshotDesk) -> dict[str, str]:
+    """Which task waits for the job that a thread runs."""
+    for wait in desk.waits.values():
+        primitive = desk.primitives.get(wait.primitive_id)
+        if primitive is None or primitive.kind != "job" or not wait.task_id.startswith("task:"):
+            continue
+        running = primitive.state.get("queued") is not True and len(primitive.holders) == 1
+        if running and primitive.holders[0].startswith("thread:"):
+            desk.serve(primitive.holders[0], wait.task_id)
+    return desk.serves
+
+
+def _bind_children(tasks: dict[str, Task], serves: dict[str, str], desk: SnapshotDesk) -> None:
+    """A task without a request of its own works for its parent's."""
+    for task_id in tasks:
+        here, seen = task_id, set()
+        while here in tasks and here not in desk.bound and here not in seen:
+            seen.add(here)
+            here = tasks[here].parent_id or ""
+        if here in desk.bound:
+            for child in seen:
+                desk.bind(child, desk.bound[here])
+
+
+def _with_holders(desk: SnapshotDesk) -> Iterator[Primitive]:
+    """Primitives with everybody whose open ``with`` block holds them."""
+    holders: dict[str, list[str]] = {}
+    for owner_id, held in desk.holds.items():
+        for hold in held:
+            holders.setdefault(hold.primitive_id, []).append(owner_id)
+    for primitive in desk.primitives.values():
+        extra = [owner for owner in holders.get(primitive.id, ()) if owner not in primitive.waiters]
+        yield replace(primitive, holders=union(primitive.holders, extra)) if extra else primitive
+
+
+def _settled(primitive: Primitive, desk: SnapshotDesk) -> Primitive:
+    """Patience from what all its waiters have in common: a deadline each, or no request that anybody waits for."""
+    if primitive.patience_ns is not None or not primitive.waiters:
+        return primitive
+    waits = [desk.waits[waiter, primitive.id] for waiter in primitive.waiters if (waiter, primitive.id) in desk.waits]
+    if waits and all(wait.deadline_ns is not None for wait in waits):
+        allowed = [(wait.deadline_ns or 0) - (wait.since_ns if wait.since_ns is not None else desk.now_ns) for wait in waits]
+        return replace(primitive, patience_ns=max(0, *allowed))
+    if primitive.kind == "queue-get" and primitive.ready is not True and not any(waiter in desk.bound for waiter in primitive.waiters):
+        return replace(primitive, patience_ns=FOREVER)  # an idle consumer
+    return primitive
+
+
+def _with_task(request: Request, desk: SnapshotDesk) -> Request:
+    if request.task_id:
+        return request
+    task_id = next((task for task, bound in desk.bound.items() if bound == request.id), None)
+    return replace(request, task_id=task_id) if task_id else request
