@@ -3,7 +3,7 @@
 ``data`` (every key may be missing where it could not be read; ``gaps`` says which and why):
 
 ``name status created_at`` (seconds since the epoch) ``age_s``; ``window_s`` the time over which the following were measured:
-``cpu_percent`` (100 = one CPU), ``threads`` [{"tid", "name", "state", "cpu_percent", "cpu_s", "delay_ms"}] busiest first (``delay_ms``: ready
+``cpu_percent`` (100 = one CPU), ``threads`` [{"tid", "name", "is_loop", "state", "cpu_percent", "cpu_s", "delay_ms"}] busiest first (``delay_ms``: ready
 to run without getting a CPU), ``context_switches`` {"voluntary", "involuntary"}, ``throttling`` {"periods", "throttled_periods",
 "throttled_ms", "cpus"} (control group; ``cpus`` is the quota or None); ``throttled_total_ms`` since the group was made;
 ``rss_bytes vms_bytes memory_percent``; ``fds fds_limit``; ``connections`` [{"state", "peer", "count"}] most first,
@@ -66,6 +66,8 @@ def _rates(target: Target, process: Any, data: dict[str, Any], gaps: list[str]) 
     after, window_s = _sample(process), time.monotonic() - begun
     data["window_s"] = round(window_s, 4)
     threads = [_thread(stat, before["threads"].get(tid), window_s) for tid, stat in after["threads"].items()]
+    for thread in threads:
+        thread["is_loop"] = thread["tid"] in target.loop_native_ids
     threads.sort(key=lambda thread: -thread["cpu_percent"])
     data["threads"] = threads[:_MAX_THREADS]
     if len(threads) > _MAX_THREADS:
@@ -145,13 +147,14 @@ def _address(address: Any) -> str:
 
 
 def _children(process: Any) -> dict[str, Any]:
-    found = []
-    for child in process.children()[:_MAX_CHILDREN]:
-        try:
-            found.append({"pid": child.pid, "name": child.name(), "status": child.status()})
-        except Exception:  # it ended meanwhile
-            found.append({"pid": child.pid, "name": "", "status": "gone"})
-    return {"children": found}
+    # psutil would read the parent of every process of the machine.
+    found = procfs.children(process.pid)
+    return {"children": [_child(pid) for pid in found[:_MAX_CHILDREN]]}
+
+
+def _child(pid: int) -> dict[str, Any]:
+    stat = procfs.thread_stat(pid, pid)
+    return {"pid": pid, "name": stat.name if stat else "", "status": procfs.STATES.get(stat.state, stat.state) if stat else "gone"}
 
 
 def _machine(process: Any) -> dict[str, Any]:
@@ -178,7 +181,7 @@ def render(data: dict[str, Any]) -> str:
     for thread in data.get("threads", ())[:5]:
         if thread["cpu_percent"] >= 1 or (thread["delay_ms"] or 0) >= 1:
             lines.append(
-                f"  thread {thread['tid']} {thread['name']}: {thread['cpu_percent']} % cpu, waited {thread['delay_ms']} ms for one"
+                f"  thread {thread['tid']} {thread['name']}{' (the loop)' if thread['is_loop'] else ''}: {thread['cpu_percent']} % cpu, waited {thread['delay_ms']} ms for one"
             )
     throttling = data.get("throttling")
     if throttling and throttling["cpus"] is not None:

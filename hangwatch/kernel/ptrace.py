@@ -6,7 +6,6 @@ group and a dumpable target and no capabilities beyond ours, or CAP_SYS_PTRACE i
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from dataclasses import dataclass
@@ -33,21 +32,20 @@ class Refusal:
     help_text: str
 
 
-class _Iovec(ctypes.Structure):
-    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
-
-
-def read_errno(pid: int, address: int) -> int:
-    """Tries process_vm_readv of eight bytes; 0 when that worked, else the errno."""
+def read_errno(pid: int, address: int | None = None) -> int:
+    """Tries process_vm_readv of eight bytes (of our own for ``address`` None); 0 when that worked, else the errno."""
     try:
+        import ctypes  # absent from some builds, and dear where nobody asks
+
         readv = ctypes.CDLL(None, use_errno=True).process_vm_readv
-    except (OSError, AttributeError):
+    except (ImportError, OSError, AttributeError):
         return errno.ENOSYS
     buffer = ctypes.create_string_buffer(8)
-    here = _Iovec(ctypes.cast(buffer, ctypes.c_void_p), 8)
-    there = _Iovec(address, 8)
+    # Two struct iovec: address and length.
+    here = (ctypes.c_size_t * 2)(ctypes.addressof(buffer), 8)
+    there = (ctypes.c_size_t * 2)(ctypes.addressof(buffer) if address is None else address, 8)
     readv.restype = ctypes.c_ssize_t
-    got = readv(pid, ctypes.byref(here), ctypes.c_ulong(1), ctypes.byref(there), ctypes.c_ulong(1), ctypes.c_ulong(0))
+    got = readv(pid, here, ctypes.c_ulong(1), there, ctypes.c_ulong(1), ctypes.c_ulong(0))
     return 0 if got == 8 else ctypes.get_errno() or errno.EFAULT
 
 
@@ -78,7 +76,12 @@ def allow(tracer: int) -> bool:
 
     There is one such permission per process: an application that gave its own loses it. False where the kernel has no yama.
     """
-    result = ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PTRACER, ctypes.c_ulong(tracer), 0, 0, 0)
+    try:
+        import ctypes
+
+        result = ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PTRACER, ctypes.c_ulong(tracer), 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        return False
     return bool(result == 0)
 
 
@@ -146,8 +149,7 @@ def _denied(pid: int, number: int) -> Refusal:
 
 
 def _seccomp(pid: int, status: dict[str, str], own: dict[str, str]) -> Refusal | None:
-    buffer = ctypes.create_string_buffer(8)
-    if read_errno(os.getpid(), ctypes.addressof(buffer)) == 0:
+    if read_errno(os.getpid()) == 0:
         return None
     return Refusal(
         "seccomp",

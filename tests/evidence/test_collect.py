@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 import types
 
@@ -69,7 +70,5 @@ def test_all_of_a_process_that_is_gone():
 
 
 def test_importing_it_loads_no_third_party_module():
-    program = "import sys, hangwatch.evidence; print([m for m in ('psutil', 'click', 'opentelemetry') if m in sys.modules])"
-    import sys
-
+    program = "import sys, hangwatch.evidence; print([m for m in ('psutil', 'click', 'opentelemetry', 'ctypes') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"

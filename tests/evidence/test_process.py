@@ -7,15 +7,17 @@ import subprocess
 
 from hangwatch.evidence import process
 from hangwatch.evidence.base import Target
+from hangwatch.kernel import procfs
 from hangwatch.records import from_json, to_json
-from tests.processes import waiting
+from tests.processes import until, waiting
 
 
 def test_a_spinning_thread_is_the_busiest():
     with waiting("spin", "recv") as facts:
-        evidence = process.capture(Target(facts["pid"]))
+        evidence = process.capture(Target(facts["pid"], loop_native_ids=(facts["threads"]["recv"],)))
     data = evidence.data
     assert evidence.error is None
+    assert [thread["tid"] for thread in data["threads"] if thread["is_loop"]] == [facts["threads"]["recv"]]
     assert data["threads"][0]["tid"] == facts["threads"]["spin"]
     assert data["threads"][0]["cpu_percent"] > 0
     assert data["cpu_percent"] >= data["threads"][0]["cpu_percent"]
@@ -38,8 +40,9 @@ def test_a_blocked_process_uses_no_cpu_and_shows_its_connections():
 def test_children_with_their_state():
     child = subprocess.Popen(["sleep", "60"])
     try:
+        until(lambda: (stat := procfs.thread_stat(child.pid, child.pid)) and (stat.name, stat.state) == ("sleep", "S"))
         data = process.capture(Target(os.getpid())).data
-        assert child.pid in [entry["pid"] for entry in data["children"]]
+        assert {"pid": child.pid, "name": "sleep", "status": "sleeping"} in data["children"]
         assert f"child {child.pid}" in process.capture(Target(os.getpid())).text
     finally:
         child.kill()
