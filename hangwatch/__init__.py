@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -10,6 +11,9 @@ __all__ = ["Config", "__version__", "install", "snapshot", "uninstall"]
 if TYPE_CHECKING:
     from hangwatch.config import Config
     from hangwatch.records import Snapshot
+
+    def snapshot() -> Snapshot:
+        """Looks at this process now, with or without the agent installed."""
 
 
 def install(**settings: Any) -> None:
@@ -30,8 +34,7 @@ def uninstall() -> None:
     agent.uninstall()
 
 
-def snapshot() -> Snapshot:
-    """Looks at this process now, with or without the agent installed."""
+def _snapshot_now() -> Snapshot:
     from hangwatch import agent
 
     return agent.snapshot_now()
@@ -42,4 +45,6 @@ def __getattr__(name: str) -> Any:
         from hangwatch.config import Config
 
         return Config
+    if name == "snapshot":  # the module of that name; it can be called (see its end)
+        return importlib.import_module("hangwatch.snapshot")
     raise AttributeError(name)

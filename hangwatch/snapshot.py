@@ -7,15 +7,17 @@ and the tasks that matter most are read first. Nothing here raises: what could n
 from __future__ import annotations
 
 import os
+import sys
 import time
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from hangwatch import integrations
-from hangwatch.integrations import recognise, threads
-from hangwatch.integrations.desk import SnapshotDesk, union
+from hangwatch.integrations import recognise, threads, ties
+from hangwatch.integrations.desk import SnapshotDesk
 from hangwatch.reading.view import FrameView, LoopView, Reader, TaskView, ThreadView, plain
-from hangwatch.records import FOREVER, SCHEMA, Act, Connection, Loop, Primitive, Request, Snapshot, Task, Thread
+from hangwatch.records import SCHEMA, Act, Connection, Loop, Request, Snapshot, Task, Thread
 
 #: Tasks in one snapshot. A service with more has the oldest requests' tasks first, and the rest is counted.
 TASK_LIMIT = 50_000
@@ -249,9 +251,9 @@ def _is_our_thread(chain: list[FrameView]) -> bool:
 def _finish(
     looker: _Looker, desk: SnapshotDesk, history: tuple[Act, ...], dropped: dict[str, int], taken_at: float, now_ns: int, began: int
 ) -> Snapshot:
-    tasks = _with_parents(looker, desk)
-    parked = _by_thread(looker, desk)
-    _bind_children(tasks, parked, desk)
+    tasks = ties.with_parents(looker.tasks, desk)
+    ties.find_servants(desk)
+    ties.bind_children(tasks, desk)
     versions = {}
     try:
         versions = dict(desk.reader.versions())
@@ -266,10 +268,10 @@ def _finish(
         loops=tuple(looker.loops),
         tasks=tuple(replace(task, holds=tuple(desk.holds.get(task.id, ())), request_id=desk.bound.get(task.id)) for task in tasks.values()),
         threads=tuple(replace(t, holds=tuple(desk.holds.get(t.id, ())), serves=desk.serves.get(t.id)) for t in looker.threads.values()),
-        primitives=tuple(_settled(primitive, desk) for primitive in _with_holders(desk)),
+        primitives=tuple(ties.settled(primitive, desk) for primitive in ties.with_holders(desk)),
         waits=tuple(desk.waits.values()),
         connections=tuple(desk.connections.values()),
-        requests=tuple(_with_task(request, desk) for request in desk.requests.values()),
+        requests=tuple(ties.with_task(request, desk) for request in desk.requests.values()),
         versions=versions,
         dropped=dropped,
         gaps=(*desk.gaps, *desk.reader.gaps),
@@ -278,69 +280,12 @@ def _finish(
     )
 
 
-def _with_parents(looker: _Looker, desk: SnapshotDesk) -> dict[str, Task]:
-    """A task that another one waits for by itself (await, gather, group) was most likely made by it."""
-    tasks = dict(looker.tasks)
-    for wait in desk.waits.values():
-        primitive = desk.primitives.get(wait.primitive_id)
-        if primitive is None or primitive.kind not in ("task", "gather", "group") or wait.task_id not in tasks:
-            continue
-        for child in primitive.holders:
-            if child in tasks and tasks[child].parent_id is None and child != wait.task_id:
-                tasks[child] = replace(tasks[child], parent_id=wait.task_id)
-    return tasks
+class _Callable(types.ModuleType):
+    """``hangwatch.snapshot()`` is public, and this module is bound to the same name once anything imports it: so it can be called."""
+
+    def __call__(self) -> Snapshot:
+        made: Snapshot = sys.modules[__package__ or "hangwatch"]._snapshot_now()
+        return made
 
 
-def _by_thread(looker: _Looker, desk: SnapshotDesk) -> dict[str, str]:
-    """Which task waits for the job that a thread runs."""
-    for wait in desk.waits.values():
-        primitive = desk.primitives.get(wait.primitive_id)
-        if primitive is None or primitive.kind != "job" or not wait.task_id.startswith("task:"):
-            continue
-        running = primitive.state.get("queued") is not True and len(primitive.holders) == 1
-        if running and primitive.holders[0].startswith("thread:"):
-            desk.serve(primitive.holders[0], wait.task_id)
-    return desk.serves
-
-
-def _bind_children(tasks: dict[str, Task], serves: dict[str, str], desk: SnapshotDesk) -> None:
-    """A task without a request of its own works for its parent's."""
-    for task_id in tasks:
-        here, seen = task_id, set()
-        while here in tasks and here not in desk.bound and here not in seen:
-            seen.add(here)
-            here = tasks[here].parent_id or ""
-        if here in desk.bound:
-            for child in seen:
-                desk.bind(child, desk.bound[here])
-
-
-def _with_holders(desk: SnapshotDesk) -> Iterator[Primitive]:
-    """Primitives with everybody whose open ``with`` block holds them."""
-    holders: dict[str, list[str]] = {}
-    for owner_id, held in desk.holds.items():
-        for hold in held:
-            holders.setdefault(hold.primitive_id, []).append(owner_id)
-    for primitive in desk.primitives.values():
-        extra = [owner for owner in holders.get(primitive.id, ()) if owner not in primitive.waiters]
-        yield replace(primitive, holders=union(primitive.holders, extra)) if extra else primitive
-
-
-def _settled(primitive: Primitive, desk: SnapshotDesk) -> Primitive:
-    """Patience from what all its waiters have in common: a deadline each, or no request that anybody waits for."""
-    if primitive.patience_ns is not None or not primitive.waiters:
-        return primitive
-    waits = [desk.waits[waiter, primitive.id] for waiter in primitive.waiters if (waiter, primitive.id) in desk.waits]
-    if waits and all(wait.deadline_ns is not None for wait in waits):
-        allowed = [(wait.deadline_ns or 0) - (wait.since_ns if wait.since_ns is not None else desk.now_ns) for wait in waits]
-        return replace(primitive, patience_ns=max(0, *allowed))
-    if primitive.kind == "queue-get" and primitive.ready is not True and not any(waiter in desk.bound for waiter in primitive.waiters):
-        return replace(primitive, patience_ns=FOREVER)  # an idle consumer
-    return primitive
-
-
-def _with_task(request: Request, desk: SnapshotDesk) -> Request:
-    if request.task_id:
-        return request
-    task_id = next((task for task, bound in desk.bound.items() if bound == request.id), None)
-    return replace(request, task_id=task_id) if task_id else request
+sys.modules[__name__].__class__ = _Callable

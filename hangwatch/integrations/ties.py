@@ -1,0 +1,76 @@
+"""What follows from everything the desk was told: who made whom, which thread serves which task, who holds what, how patient a wait may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from hangwatch.integrations.desk import SnapshotDesk, union
+from hangwatch.records import FOREVER, Primitive, Request, Task
+
+
+def with_parents(known: dict[str, Task], desk: SnapshotDesk) -> dict[str, Task]:
+    """A task that another one waits for by itself (await, gather, group) was most likely made by it."""
+    tasks = dict(known)
+    for wait in desk.waits.values():
+        primitive = desk.primitives.get(wait.primitive_id)
+        if primitive is None or primitive.kind not in ("task", "gather", "group") or wait.task_id not in tasks:
+            continue
+        for child in primitive.holders:
+            if child in tasks and tasks[child].parent_id is None and child != wait.task_id:
+                tasks[child] = replace(tasks[child], parent_id=wait.task_id)
+    return tasks
+
+
+def find_servants(desk: SnapshotDesk) -> None:
+    """Tells the desk which task waits for the job that a thread runs."""
+    for wait in desk.waits.values():
+        primitive = desk.primitives.get(wait.primitive_id)
+        if primitive is None or primitive.kind != "job" or not wait.task_id.startswith("task:"):
+            continue
+        running = primitive.state.get("queued") is not True and len(primitive.holders) == 1
+        if running and primitive.holders[0].startswith("thread:"):
+            desk.serve(primitive.holders[0], wait.task_id)
+
+
+def bind_children(tasks: dict[str, Task], desk: SnapshotDesk) -> None:
+    """A task without a request of its own works for its parent's."""
+    for task_id in tasks:
+        here, seen = task_id, set()
+        while here in tasks and here not in desk.bound and here not in seen:
+            seen.add(here)
+            here = tasks[here].parent_id or ""
+        if here in desk.bound:
+            for child in seen:
+                desk.bind(child, desk.bound[here])
+
+
+def with_holders(desk: SnapshotDesk) -> Iterator[Primitive]:
+    """Primitives with everybody whose open ``with`` block holds them."""
+    holders: dict[str, list[str]] = {}
+    for owner_id, held in desk.holds.items():
+        for hold in held:
+            holders.setdefault(hold.primitive_id, []).append(owner_id)
+    for primitive in desk.primitives.values():
+        extra = [owner for owner in holders.get(primitive.id, ()) if owner not in primitive.waiters]
+        yield replace(primitive, holders=union(primitive.holders, extra)) if extra else primitive
+
+
+def settled(primitive: Primitive, desk: SnapshotDesk) -> Primitive:
+    """Patience from what all its waiters have in common: a deadline each, or no request that anybody waits for."""
+    if primitive.patience_ns is not None or not primitive.waiters:
+        return primitive
+    waits = [desk.waits[waiter, primitive.id] for waiter in primitive.waiters if (waiter, primitive.id) in desk.waits]
+    if waits and all(wait.deadline_ns is not None for wait in waits):
+        allowed = [(wait.deadline_ns or 0) - (wait.since_ns if wait.since_ns is not None else desk.now_ns) for wait in waits]
+        return replace(primitive, patience_ns=max(0, *allowed))
+    if primitive.kind == "queue-get" and primitive.ready is not True and not any(waiter in desk.bound for waiter in primitive.waiters):
+        return replace(primitive, patience_ns=FOREVER)  # an idle consumer
+    return primitive
+
+
+def with_task(request: Request, desk: SnapshotDesk) -> Request:
+    if request.task_id:
+        return request
+    task_id = next((task for task, bound in desk.bound.items() if bound == request.id), None)
+    return replace(request, task_id=task_id) if task_id else request
