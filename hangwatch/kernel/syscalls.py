@@ -33,7 +33,8 @@ _32_BIT = 1 << 32
 @dataclass(frozen=True, slots=True)
 class SystemCall:
     """``fds`` are the descriptors it waits on, ``what`` says what they are; ``timeout_ns`` is the time it was given when it
-    began (None: no end, or not known); ``address`` is a futex' address, which two threads that wait on one lock share."""
+    began (None: no end, or not known); ``address`` is a futex' address: the lock itself up to
+    Python 3.12, from 3.13 on (whose locks park in a table) a word of the waiting thread's own."""
 
     name: str
     arguments: tuple[int, ...] = ()

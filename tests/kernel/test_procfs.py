@@ -60,6 +60,7 @@ def test_descriptors_and_time_outs_that_it_was_given(blocked):
     assert call(blocked, "epoll", "epoll_wait epoll_pwait epoll_pwait2").timeout_ns is None
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="from 3.13 on each waiter sleeps on a word of its own")
 def test_two_threads_that_wait_on_one_lock_share_its_address(blocked):
     assert call(blocked, "lock", "futex").address == call(blocked, "lock-with-timeout", "futex").address
 
