@@ -17,8 +17,8 @@ from hangwatch.reading.view import FrameView, ObjectView, TaskView
 from hangwatch.records import Frame, Request
 
 _LIBRARY = re.compile(r"/site-packages/|/dist-packages/|/lib(?:64)?/python3\.\d+/|^<frozen |/hangwatch/(?:integrations|reading|patching)")
-#: The wrapper of Event.wait keeps the begin of the wait in its frame. It is ours: read, and not shown.
-_WRAPPER = ("hangwatch/integrations/asyncio_hooks.py", "wait")
+#: The agent's wrappers. They are ours: not shown, but that of Event.wait is read, as it keeps the begin of the wait in its frame.
+_WRAPPERS = re.compile(r"/hangwatch/integrations/\w+_hooks\.py$")
 _known_files: dict[str, bool] = {}
 
 
@@ -33,7 +33,7 @@ def is_library(file: str) -> bool:
 
 
 def is_wrapper(frame: FrameView) -> bool:
-    return frame.name == _WRAPPER[1] and frame.file.endswith(_WRAPPER[0])
+    return _WRAPPERS.search(frame.file) is not None
 
 
 def record_of(frame: FrameView) -> Frame:
@@ -74,7 +74,7 @@ def wait_of(chain: list[FrameView], desk: Desk, waiter_id: str, task: TaskView |
         if is_wrapper(frame):
             value = frame.local("since_ns")
             known = value.value() if value is not None else None
-            since = known if isinstance(known, int) else None
+            since = known if isinstance(known, int) else since
             continue
         in_library = in_library and is_library(frame.file)
         for spot in spots_of(frame, WAITS):

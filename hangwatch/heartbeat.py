@@ -1,0 +1,111 @@
+"""Is a loop alive? Told from outside its thread, for free: nothing is scheduled on the loop, nothing wakes it.
+
+Signs of life, cheapest first: a count that the server's own tick raises; the loop's thread sits in the selector; between two looks
+another callback runs. The last is read from ``BaseEventLoop._run_once``: its ``end_time`` is new in each turn and ``i`` in each
+callback, so while both stand still one callback runs. uvloop has no such frame: there the bottom-most Python frame is compared,
+which is a suspicion, not a proof (`Pulse.certain`).
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from types import FrameType
+from typing import Final
+
+from hangwatch.ledger import LoopMark
+
+#: Deeper stacks than this are not searched for the loop's frame; they are busy in any case.
+MAX_DEPTH: Final = 500
+_HOOKS: Final = "hangwatch/integrations/asyncio_hooks.py"
+#: epoll_wait, epoll_pwait, epoll_pwait2 by machine; elsewhere a loop without Python frames counts as asleep.
+_EPOLL: Final = {"x86_64": (b"232", b"281", b"441"), "aarch64": (b"22", b"441")}.get(platform.machine(), ())
+
+
+class Pulse:
+    """The last sign of life of one loop. ``look`` once per tick; ``seen_ns`` is when there was one."""
+
+    __slots__ = ("beats", "blocked", "callback_ns", "certain", "mark", "seen_ns", "token")
+
+    def __init__(self, mark: LoopMark, now_ns: int) -> None:
+        self.mark = mark
+        self.seen_ns = now_ns
+        self.beats = mark.beats
+        self.token: object = None
+        #: When the callback that runs now began, where its turn of the loop began with it.
+        self.callback_ns: int | None = None
+        self.certain = False
+        #: A stall of this loop was reported and has not ended.
+        self.blocked = False
+
+    def look(self, frame: FrameType | None, now_ns: int) -> bool:
+        """True when there was a sign of life since the last look. ``frame``: the innermost of the loop's thread."""
+        if self.mark.beats != self.beats:
+            self.beats = self.mark.beats
+            self.token = None
+            self.seen_ns = now_ns
+            return True
+        token = _callback(frame, self.mark) if frame is not None else None
+        if token is None or token != self.token:
+            self.token = token
+            self.seen_ns = now_ns
+            self.certain = type(token) is tuple and type(token[0]) is float
+            self.callback_ns = int(token[0] * 1e9) if type(token) is tuple and self.certain and token[1] == 0 else None
+            return True
+        return False
+
+    def since_ns(self) -> int:
+        """When the silence began, as near as it is known."""
+        return self.seen_ns if self.callback_ns is None else min(self.seen_ns, self.callback_ns)
+
+
+def innermost_frames() -> dict[int, FrameType]:
+    """Thread ident -> innermost frame. Hold them shortly: the last to let go of a frame destroys its locals."""
+    return sys._current_frames()
+
+
+def _callback(frame: FrameType, mark: LoopMark) -> tuple[object, ...] | None:
+    """What identifies the callback that runs; None when the loop is asleep or between callbacks."""
+    code = frame.f_code
+    if code.co_name == "select" and code.co_filename.endswith("selectors.py") and _is_turn(frame.f_back):
+        return None
+    if _is_turn(frame):
+        return None
+    above: FrameType = frame
+    current: FrameType | None = frame
+    for _ in range(MAX_DEPTH):
+        if current is None:
+            return _of_thread(frame, above, mark)
+        if _is_turn(current):
+            values = current.f_locals
+            end_time, index = values.get("end_time"), values.get("i")
+            if type(end_time) is float:
+                return (end_time, index)
+            return None if end_time is None else ("turn", id(above.f_code), above.f_lasti)
+        if current.f_code.co_filename.endswith(_HOOKS) and current.f_code.co_name == "run_forever":
+            return _of_thread(frame, above if current is not frame else None, mark)
+        above, current = current, current.f_back
+    return ("deep", frame.f_code, 0)
+
+
+def _is_turn(frame: FrameType | None) -> bool:
+    return frame is not None and frame.f_code.co_name == "_run_once" and frame.f_code.co_filename.endswith("asyncio/base_events.py")
+
+
+def _of_thread(innermost: FrameType, bottom: FrameType | None, mark: LoopMark) -> tuple[object, ...] | None:
+    """A loop that has no Python frame of its own: asleep when its thread waits in epoll, else known by its bottom-most frame."""
+    if _in_epoll(mark.native_id):
+        return None
+    if bottom is None:
+        return ("native", 0)
+    return ("frame", bottom.f_code, bottom.f_lasti)
+
+
+def _in_epoll(native_id: int) -> bool:
+    if not _EPOLL:
+        return True
+    try:
+        with open(f"/proc/self/task/{native_id}/syscall", "rb") as file:
+            return file.read(64).split(b" ", 1)[0].strip() in _EPOLL
+    except OSError:
+        return True

@@ -1,0 +1,125 @@
+"""faulthandler's C timer, re-armed at each beat: when the beats end, it writes all thread stacks without needing the GIL.
+
+One timer for all. It writes to ``faulthandler.txt`` in the worker's folder of the spool, or into memory when there is no disk to
+write to. After a recovery the file is emptied again; what a killed process leaves in it is read by whoever finds the folder.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+from hangwatch.patching import Patcher
+
+FILE_NAME: Final = "faulthandler.txt"
+#: No process with fewer than a thousand threads writes more.
+MAX_BYTES: Final = 1 << 20
+
+
+class StackTimer:
+    """Armed with ``beat()``, silent after ``stop()``. Never raises; ``error`` says why there is none."""
+
+    def __init__(self, timeout_s: float, folder: Path | None) -> None:
+        self.timeout_s = timeout_s
+        self.path: Path | None = None
+        self.error: str | None = None
+        #: The application arms this timer itself: there is only one in a process, and it is theirs.
+        self.taken = False
+        # Our own, held for microseconds: between "may I?" and arming no fork can come.
+        self._gate = threading.Lock()
+        self._fd = self._open(folder)
+
+    def _open(self, folder: Path | None) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                fd = os.open(folder / FILE_NAME, flags, 0o600)
+                self.path = folder / FILE_NAME
+                return fd
+            except OSError as error:
+                self.error = f"stacks cannot be kept in {folder}: {error.strerror}"
+        try:
+            fd = os.memfd_create("hangwatch-stacks")
+            self.path = Path(f"/proc/{os.getpid()}/fd/{fd}")
+            return fd
+        except (OSError, AttributeError) as error:
+            self.error = f"no file for stacks: {error}"
+            return -1
+
+    def watch_for_others(self, patcher: Patcher) -> None:
+        """Stands back as soon as the application uses the timer."""
+        patcher.before(faulthandler, "dump_traceback_later", self._others)
+
+    def _others(self, *args: Any, file: Any = None, **kwargs: Any) -> None:
+        if not (type(file) is int and file == self._fd):
+            self.taken = True
+
+    def beat(self) -> None:
+        """All is well: the timer starts anew."""
+        if self._fd < 0 or self.taken:
+            return
+        with self._gate:
+            try:
+                faulthandler.dump_traceback_later(self.timeout_s, repeat=False, file=self._fd)
+            except (RuntimeError, ValueError, OSError) as error:
+                self.error = str(error)
+                self.taken = True
+
+    def written(self) -> bool:
+        """It fired since the last ``clear``."""
+        try:
+            return self._fd >= 0 and os.fstat(self._fd).st_size > 0
+        except OSError:
+            return False
+
+    def written_at(self) -> float | None:
+        """Seconds since the epoch of the last write, None when nothing was written."""
+        try:
+            status = os.fstat(self._fd)
+        except OSError:
+            return None
+        return status.st_mtime if status.st_size else None
+
+    def text(self) -> str:
+        try:
+            return os.pread(self._fd, MAX_BYTES, 0).decode("utf-8", "backslashreplace")
+        except OSError:
+            return ""
+
+    def clear(self) -> None:
+        try:
+            os.ftruncate(self._fd, 0)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+        except OSError:
+            pass
+
+    def stop(self) -> None:
+        """Disarms (unless the timer is someone else's) and closes; a stopped timer stays stopped."""
+        with self._gate:
+            if self._fd < 0:
+                return
+            if not self.taken:
+                faulthandler.cancel_dump_traceback_later()
+            os.close(self._fd)
+            self._fd = -1
+
+    def before_fork(self) -> None:
+        """The timer is a C thread that does not exist in the child, which would wait for it for ever at its end."""
+        self._gate.acquire()
+        if self._fd >= 0 and not self.taken:
+            faulthandler.cancel_dump_traceback_later()
+
+    def after_fork_in_parent(self) -> None:
+        self._gate.release()
+        self.beat()
+
+    def after_fork_in_child(self) -> None:
+        """The parent's file is the parent's."""
+        self._gate = threading.Lock()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
