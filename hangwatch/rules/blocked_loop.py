@@ -1,0 +1,90 @@
+"""The event loop's thread does not come back: computing, waiting for bytes, for a lock, for the GIL, for the collector, for a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hangwatch.records import Finding, Frame
+from hangwatch.rules.base import Case
+from hangwatch.rules.frames import application, pick, place, taken_at, where
+from hangwatch.rules.loop_thread import Doing, blocked_loops
+from hangwatch.rules.source import line_of
+from hangwatch.rules.words import because, primitive_name, seconds, state_sentence, waiter_name
+
+_ADVICE = {
+    "blocked-loop-cpu": "Move the computation to a process or thread, split it and await in between, or do less of it per request.",
+    "blocked-loop-io": "Use the library's asynchronous counterpart, or asyncio.to_thread(); a blocking call on the loop's thread stops every request.",
+    "blocked-loop-lock": "Never wait for a thread's lock, queue or future on the loop's thread: await it, or wait in a thread.",
+    "gil-held": "Have the native code release the GIL (ctypes.CDLL instead of PyDLL, a linear regular expression, a fixed release), or run it in a process of its own.",
+    "gc-pause": "Do not call gc.collect() on the loop; gc.freeze() after start-up, fewer container objects, or a higher threshold.",
+    "cpu-starved": "Raise the CPU quota, or give the process fewer busy neighbours and threads; its own code is not what is slow.",
+}
+
+
+def findings(case: Case, cause: str, *whats: str) -> Iterator[Finding]:
+    """What one rule makes of the loops whose threads do one of these."""
+    for doing in blocked_loops(case):
+        if doing.what in whats:
+            yield _finding(case, doing, cause)
+
+
+def _finding(case: Case, doing: Doing, cause: str) -> Finding:
+    graph = case.graph
+    own = application(doing.frames)
+    tasks = [t for t in case.snapshot.tasks if t.loop_id == doing.loop.id]
+    runs = next((t.id for t in tasks if t.id == doing.loop.running_task_id or t.state == "running"), None)
+    names = [waiter_name(graph, runs)] if runs else []
+    holders = graph.holders(doing.primitive.id) if doing.primitive else ()
+    ago = case.snapshot.at_ns - case.stall.since_ns if case.stall.kind == "loop" else doing.loop.lag_ns
+    return Finding(
+        cause=cause,
+        title=_title(doing, cause, own, names) + (f", for {seconds(ago)} now" if ago and ago > 0 else ""),
+        because=because(
+            f"It runs {names[0]}." if names else "",
+            f"{place(own[0])}: {line_of(own[0])}" if own and line_of(own[0]) else "",
+            doing.facts,
+            state_sentence(doing.primitive) if doing.primitive else "",
+            [f"{primitive_name(doing.primitive)} is held by {waiter_name(graph, h)}." for h in holders[:3]] if doing.primitive else [],
+            f"{len(tasks)} tasks of this loop wait for it.",
+        ),
+        culprit=_culprit(case, doing, own, holders),
+        subjects=tuple(filter(None, (doing.loop.id, doing.thread.id if doing.thread else None, runs, doing.primitive.id if doing.primitive else None, *holders[:10]))),
+        confidence="likely" if doing.sure else "suspected",
+        advice=_ADVICE[cause],
+        frees=max(len(tasks), len(graph.behind(doing.loop.id)), 1),
+    )
+
+
+def _culprit(case: Case, doing: Doing, own: list[Frame], holders: tuple[str, ...]) -> tuple[Frame, ...]:
+    """The application's innermost frames; of a call into a library also the library's own, for a known bug sits there."""
+    taken = taken_at(case.graph, holders, doing.primitive.id) if doing.primitive else []
+    if doing.what == "gil":
+        return pick(application(doing.other)[:3], doing.other[::-1][:1], own[:1])
+    return pick(own[:2], where(case.graph, holders[:2]), taken, doing.frames[::-1][:2], own[2:])
+
+
+def _title(doing: Doing, cause: str, own: list[Frame], names: list[str]) -> str:
+    at = f" in {place(own[0])}" if own else ""
+    of = f" while it serves {names[0]}" if names else ""
+    if cause == "blocked-loop-io":
+        what = f"waits for {primitive_name(doing.primitive)}" if doing.primitive else "waits in a blocking call"
+        itself = ", a call to this very process, which only this loop could answer" if _calls_itself(doing) else ""
+        return f"The event loop's thread {what}{at}{of}{itself}"
+    if cause == "blocked-loop-lock":
+        return f"The event loop's thread waits for {primitive_name(doing.primitive) if doing.primitive else 'another thread'}{at}{of}"
+    if cause == "gil-held" and doing.what == "gil":
+        other = application(doing.other)
+        return f"Native code called{f' in {place(other[0])}' if other else ' by another thread'} keeps the GIL: no Python code in the process can run"
+    words = {
+        "blocked-loop-cpu": "computes",
+        "gil-held": "is inside native code that keeps the GIL",
+        "gc-pause": "is stopped by the garbage collector",
+        "cpu-starved": "is ready to run and gets no CPU",
+    }
+    return f"The event loop's thread {words[cause]}{at}{of}"
+
+
+def _calls_itself(doing: Doing) -> bool:
+    state = doing.primitive.state if doing.primitive else {}
+    syscall = (doing.thread.syscall if doing.thread else None) or ""
+    return bool(state.get("own_port")) or "itself" in syscall or "own port" in syscall

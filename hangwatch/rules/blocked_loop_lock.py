@@ -1,0 +1,13 @@
+"""The loop's thread waits for another thread, or for what only the loop itself could bring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hangwatch.records import Finding
+from hangwatch.rules.base import Case
+from hangwatch.rules.blocked_loop import findings
+
+
+def check(case: Case) -> Iterator[Finding]:
+    yield from findings(case, "blocked-loop-lock", "lock")

@@ -1,0 +1,13 @@
+"""The garbage collector stops everything for long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hangwatch.records import Finding
+from hangwatch.rules.base import Case
+from hangwatch.rules.blocked_loop import findings
+
+
+def check(case: Case) -> Iterator[Finding]:
+    yield from findings(case, "gc-pause", "gc")

@@ -1,0 +1,247 @@
+"""What the thread of a blocked loop does, from every witness there is: the snapshot's stack and system call, faulthandler, py-spy, /proc.
+
+The rules for blocked loops each ask this and take their own part, so that no two of them claim the same block.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from hangwatch.records import Frame, Loop, Primitive, Thread
+from hangwatch.rules.base import Case
+from hangwatch.rules.frames import innermost, is_ours, is_standard
+from hangwatch.rules.source import line_of
+
+#: Below this share of a CPU a thread is not computing. Generous: a starved thread gets some, a waiting one next to none.
+BUSY_SHARE = 0.5
+
+#: System calls in which a thread waits for data, a peer, a file, a child or the clock.
+_IO_CALLS = (
+    "read", "readv", "pread", "recv", "write", "send", "connect", "accept", "poll", "ppoll", "select", "pselect", "wait4", "waitid", "waitpid",
+    "clock_nanosleep", "nanosleep", "fsync", "fdatasync", "open", "flock", "fcntl", "ioctl", "sendfile", "splice", "stat", "getdents",
+)  # fmt: skip
+_LOOP_CALLS = ("epoll_wait", "epoll_pwait", "kevent")
+_LOCK_CALLS = ("futex",)
+
+#: Standard library functions in which a thread waits, by the end of their file.
+_LOCK_FRAMES = {
+    "threading.py": {"wait", "acquire", "join", "_wait_for_tstate_lock", "__enter__", "wait_for"},
+    "queue.py": {"get", "put", "join"},
+    "concurrent/futures/_base.py": {"result", "exception", "wait", "as_completed", "result_iterator", "_result_or_cancel"},
+    "concurrent/futures/thread.py": {"shutdown"},
+    "multiprocessing/pool.py": {"get", "wait", "join"},
+    "importlib._bootstrap>": {"acquire", "_lock_unlock_module"},
+    "importlib/_bootstrap.py": {"acquire", "_lock_unlock_module"},
+}  # fmt: skip
+_IO_FRAMES = {
+    "socket.py": {"readinto", "accept", "create_connection", "getaddrinfo", "sendall", "recv"},
+    "ssl.py": {"read", "recv", "recv_into", "do_handshake", "send", "sendall", "write"},
+    "selectors.py": {"select"}, "subprocess.py": {"wait", "_wait", "communicate", "_communicate", "_try_wait"},
+    "multiprocessing/connection.py": {"_recv", "recv", "_poll", "poll", "wait", "recv_bytes"},
+    "multiprocessing/popen_fork.py": {"poll", "wait"},
+}  # fmt: skip
+_LOCK_KINDS = frozenset({
+    "thread-lock", "thread-event", "thread-queue", "import-lock", "lock", "thread", "job", "future", "task", "loop", "condition", "executor",
+    "semaphore", "barrier", "queue-get", "queue-put", "event", "limiter", "pool",
+})  # fmt: skip
+_IO_KINDS = frozenset({"peer", "file", "pipe", "process", "timer", "client", "stream"})
+
+
+@dataclass(frozen=True)
+class Doing:
+    """``what``: ``idle``, ``gc``, ``lock``, ``io``, ``cpu``, ``native`` (in C, with the GIL), ``gil`` (another has it), ``starved``, ``unclear``."""
+
+    loop: Loop
+    thread: Thread | None
+    frames: tuple[Frame, ...]
+    what: str
+    facts: tuple[str, ...] = ()
+    other: tuple[Frame, ...] = ()
+    primitive: Primitive | None = None
+    sure: bool = True
+
+
+def blocked_loops(case: Case) -> list[Doing]:
+    """One for the loop that the stall names; for other stalls, each loop whose thread waits for something that is not its selector."""
+    found = []
+    for loop in case.snapshot.loops:
+        thread = case.graph.threads.get(loop.thread_id or "")
+        named = case.stall.kind == "loop" and case.stall.subject_id in (loop.id, loop.thread_id)
+        waits = thread is not None and bool(case.graph.waits_of(thread.id)) and not loop.asleep
+        if named or waits:
+            doing = _look(case, loop, thread)
+            if named or doing.what not in ("idle", "unclear", "cpu"):
+                found.append(doing)
+    return found
+
+
+def _look(case: Case, loop: Loop, thread: Thread | None) -> Doing:
+    frames = _frames(case, loop, thread)
+    primitive = next((p for w in case.graph.waits_of(thread.id) if (p := case.graph.primitives.get(w))), None) if thread else None
+    for judge in (_collecting, _gil, _waits, _runs):
+        doing = judge(case, loop, thread, frames, primitive)
+        if doing is not None:
+            return doing
+    return Doing(loop, thread, frames, "unclear", primitive=primitive, sure=False)
+
+
+def _frames(case: Case, loop: Loop, thread: Thread | None) -> tuple[Frame, ...]:
+    """The stack during the block. When the snapshot came too late (the loop turns again), faulthandler's, which came in time."""
+    written = _witness(case, "faulthandler", thread)
+    own = tuple(thread.frames) if thread else ()
+    if written and (not own or (_in_selector(own) and not _in_selector(_as_frames(written)))):
+        return _as_frames(written)
+    return own
+
+
+def _as_frames(said: dict[str, Any]) -> tuple[Frame, ...]:
+    frames = said.get("frames") or ()
+    return tuple(Frame(str(f.get("file", "")), int(f.get("line") or 0), str(f.get("function", ""))) for f in frames if isinstance(f, dict))
+
+
+def _witness(case: Case, tool: str, thread: Thread | None) -> dict[str, Any] | None:
+    """What a tool said of this thread."""
+    said = case.of_tool(tool)
+    for entry in (said.data.get("threads") or ()) if said is not None else ():
+        if thread is not None and isinstance(entry, dict) and thread.native_id in (entry.get("native_id"), entry.get("tid")):
+            return entry
+    return None
+
+
+def _in_selector(frames: Iterable[Frame]) -> bool:
+    """The innermost frame is the loop's own wait for its selector (uvloop's has no Python frame: then nothing of the application is inside)."""
+    own = [frame for frame in frames if not is_ours(frame.file)]
+    return bool(own) and own[-1].file.endswith("selectors.py") and any(f.file.endswith("asyncio/base_events.py") and f.function.endswith("_run_once") for f in own[-3:])
+
+
+def _collecting(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...], primitive: Primitive | None) -> Doing | None:
+    facts, said = [], case.of_tool("faulthandler")
+    if said is not None and any(t.get("collecting") for t in said.data.get("threads") or () if isinstance(t, dict)):
+        facts.append("faulthandler saw a garbage collection in progress.")
+    acts = sorted((a for a in case.snapshot.history if a.op in ("gc-start", "gc-stop")), key=lambda a: a.at_ns)
+    if acts and acts[-1].op == "gc-start":
+        facts.append(f"A garbage collection began {(case.snapshot.at_ns - acts[-1].at_ns) / 1e9:.1f} s before and has not ended.")
+    long = [b.at_ns - a.at_ns for a, b in itertools.pairwise(acts) if (a.op, b.op) == ("gc-start", "gc-stop")]
+    if long and max(long) >= case.stall.limit_ns > 0 and case.stall.kind == "loop":
+        facts.append(f"A garbage collection took {max(long) / 1e9:.1f} s.")
+    watchdog = case.of_tool("watchdog")
+    if watchdog is not None and float(watchdog.data.get("gc_ms") or 0) * 1e6 >= case.stall.limit_ns > 0:
+        facts.append(f"Garbage collections took {float(watchdog.data['gc_ms']):.0f} ms of it.")
+    inner = innermost(frames)
+    if inner is not None and frames and frames[-1] == inner and "gc.collect(" in line_of(inner):
+        facts.append(f"The innermost line calls the collector: {line_of(inner)}")
+    spied = _witness(case, "py-spy", thread)
+    if spied and any("gc_collect" in str(f.get("function", "")) for f in spied.get("frames") or ()):
+        facts.append("py-spy saw the collector on the loop's native stack.")
+    return Doing(loop, thread, frames, "gc", tuple(facts)) if facts else None
+
+
+def _gil(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...], primitive: Primitive | None) -> Doing | None:
+    """The watchdog itself could not run for long: nobody released the GIL. Who has it: py-spy, else the stack that faulthandler wrote."""
+    watchdog = case.of_tool("watchdog")
+    late_ms = float((watchdog.data.get("late_ms") if watchdog else None) or 0)
+    if late_ms * 1e6 < max(case.stall.limit_ns // 2, 200_000_000):
+        return None
+    facts = [f"The watchdog's own thread could not run for {late_ms:.0f} ms: something kept the GIL."]
+    owner, stack = _gil_owner(case, thread, frames)
+    if owner == "loop":
+        return Doing(loop, thread, frames, "native", (*facts, "The loop's own thread has it."))
+    return Doing(loop, thread, frames, "gil", (*facts, f"It is {owner} that was inside native code." if owner else ""), stack, sure=bool(stack))
+
+
+def _gil_owner(case: Case, loop_thread: Thread | None, frames: tuple[Frame, ...]) -> tuple[str, tuple[Frame, ...]]:
+    """("loop", its stack), or a thread's name and stack; the loop's thread is the owner when it is in the application's code and no other is."""
+    spied = case.of_tool("py-spy")
+    for entry in (spied.data.get("threads") or ()) if spied else ():
+        if entry.get("owns_gil"):
+            own = loop_thread is not None and entry.get("native_id") == loop_thread.native_id
+            return ("loop" if own else f"thread '{entry.get('name')}'"), _as_frames(entry)
+    if frames and not _in_selector(frames):
+        return "loop", frames
+    written = case.of_tool("faulthandler")
+    stacks = [(f"thread '{t.get('name') or hex(t.get('ident', 0))}'", _as_frames(t)) for t in (written.data.get("threads") or () if written else ())]
+    stacks += [(f"thread '{t.name}'", t.frames) for t in case.snapshot.threads if not t.is_loop]
+    running = [(name, stack) for name, stack in stacks if stack and not is_standard(stack[-1].file) and not is_ours(stack[-1].file)]
+    return running[0] if running else ("", ())
+
+
+def _waits(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...], primitive: Primitive | None) -> Doing | None:
+    call = ((thread.syscall if thread else None) or "").split(" ")[0]
+    if primitive is not None and primitive.kind in _LOCK_KINDS | _IO_KINDS and not _in_selector(frames):
+        return Doing(loop, thread, frames, "lock" if primitive.kind in _LOCK_KINDS else "io", _call_fact(thread), primitive=primitive)
+    if _in_selector(frames) and (not call or call.startswith(_LOOP_CALLS)):
+        return Doing(loop, thread, frames, "idle", sure=False)
+    named = _by_frames(frames)
+    if call.startswith(_IO_CALLS):
+        # A lock of C++ or a timed wait of old glibc is a futex as well; a poll or read is never a lock.
+        return Doing(loop, thread, frames, "io", _call_fact(thread), primitive=primitive)
+    if named and (call.startswith(_LOCK_CALLS) or not _is_busy(case, thread)):
+        return Doing(loop, thread, frames, named, _call_fact(thread), primitive=primitive)
+    if call.startswith(_LOCK_CALLS) and _is_busy(case, thread) is False and not _others_busy(case, thread):
+        return Doing(loop, thread, frames, "lock", _call_fact(thread), primitive=primitive, sure=False)
+    return None
+
+
+def _call_fact(thread: Thread | None) -> tuple[str, ...]:
+    return (f"Its thread sits in the system call {thread.syscall}.",) if thread is not None and thread.syscall else ()
+
+
+def _by_frames(frames: tuple[Frame, ...]) -> str:
+    """``lock`` or ``io`` when the standard library frames below the application's innermost one say so."""
+    for frame in reversed(frames):
+        name = frame.function.split(".")[-1]
+        for table, what in ((_LOCK_FRAMES, "lock"), (_IO_FRAMES, "io")):
+            if any(frame.file.endswith(file) and name in functions for file, functions in table.items()):
+                return what
+        if not is_standard(frame.file):
+            break
+    return ""
+
+
+def share_of_cpu(case: Case, thread: Thread | None) -> float | None:
+    """CPU time of the thread between the two samples over the time between them; None when that is not known."""
+    old = next((t for t in case.earlier.threads if thread and t.id == thread.id), None) if case.earlier else None
+    if thread is not None and case.earlier is not None and old is not None and thread.cpu_ns is not None and old.cpu_ns is not None:
+        window = case.snapshot.at_ns - case.earlier.at_ns
+        if window >= 20_000_000:
+            return (thread.cpu_ns - old.cpu_ns) / window
+    said = _witness(case, "process", thread)
+    return float(said["cpu_percent"]) / 100 if said and said.get("cpu_percent") is not None else None
+
+
+def _is_busy(case: Case, thread: Thread | None) -> bool | None:
+    share = share_of_cpu(case, thread)
+    if share is not None:
+        return share >= BUSY_SHARE
+    spied = _witness(case, "py-spy", thread)
+    return bool(spied.get("active")) if spied else None
+
+
+def _others_busy(case: Case, thread: Thread | None) -> bool:
+    return any((share_of_cpu(case, other) or 0) >= BUSY_SHARE for other in case.snapshot.threads if other is not thread)
+
+
+def _runs(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...], primitive: Primitive | None) -> Doing | None:
+    starved = _starved(case, thread)
+    share = share_of_cpu(case, thread)
+    if starved and (share is None or share < BUSY_SHARE):
+        return Doing(loop, thread, frames, "starved", tuple(starved))
+    facts = [f"Its thread used {share * 100:.0f} % of a CPU between two looks."] if share is not None else []
+    if not frames:
+        return None
+    busy = _is_busy(case, thread)
+    return Doing(loop, thread, frames, "cpu", tuple(facts), sure=busy is not False)
+
+
+def _starved(case: Case, thread: Thread | None) -> list[str]:
+    facts, said = [], case.of_tool("process")
+    throttling = (said.data.get("throttling") or {}) if said else {}
+    if said and throttling.get("throttled_ms") and throttling["throttled_ms"] >= 300 * float(said.data.get("window_s") or 1):
+        facts.append(f"Its control group was held back for {throttling['throttled_ms']:.0f} ms of {float(said.data['window_s']) * 1e3:.0f} ms (quota {throttling.get('cpus')} CPUs).")
+    waited = _witness(case, "process", thread)
+    if said and waited and (waited.get("delay_ms") or 0) >= 500 * float(said.data.get("window_s") or 1):
+        facts.append(f"Its thread was ready to run but waited {waited['delay_ms']:.0f} ms of {float(said.data['window_s']) * 1e3:.0f} ms for a CPU.")
+    return facts
