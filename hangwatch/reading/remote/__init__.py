@@ -1,1 +1,7 @@
-"""Reads another CPython's memory: no stop, no signal, no code in the target. Standard library only."""
+"""Another process' memory as views: `RemoteReader`."""
+
+from __future__ import annotations
+
+from hangwatch.reading.remote.reader import RemoteReader
+
+__all__ = ["RemoteReader"]

@@ -1,0 +1,212 @@
+"""`Reader` of another process' memory, or of a core file's.
+
+One look remembers what it read until `refresh`: the views of one look belong together. A process that runs meanwhile
+is read again until two readings of its tasks agree, or the task is named as moving; a layout that is not recognised is
+refused (CannotLook), so that "no tasks" always means that there are none.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+
+from hangwatch.errors import CannotLook
+from hangwatch.reading.remote import installed, layouts
+from hangwatch.reading.remote.code import Codes
+from hangwatch.reading.remote.heap import Heap
+from hangwatch.reading.remote.kernelside import KernelSide, ProcessSide
+from hangwatch.reading.remote.loops import RemoteLoop, find_loops
+from hangwatch.reading.remote.memory import Memory, ProcessSource, Source, Unreadable
+from hangwatch.reading.remote.objects import RemoteObject
+from hangwatch.reading.remote.roster import TaskTable, ThreadState, thread_states
+from hangwatch.reading.remote.tasks import RemoteTask, still_true
+from hangwatch.reading.remote.threads import RemoteThread
+from hangwatch.reading.view import ObjectView, TaskView
+
+_BROKEN = (Unreadable, struct.error, OverflowError)
+#: Readings of one part before it is given up as moving.
+_ATTEMPTS = 6
+
+
+class RemoteReader:
+    """Reads process ``pid`` from outside: nothing runs in it, nothing stops it.
+
+    ``side`` tells what the kernel knows of its threads (system calls, ids in its namespaces); the default reads only
+    CPU times and ids. ``source``: other memory than the process' own (a core file). Raises CannotLook.
+    """
+
+    def __init__(self, pid: int, side: KernelSide | None = None, source: Source | None = None) -> None:
+        self.pid = pid
+        self.source = "attach" if source is None else "core"
+        self.gaps: list[str] = []
+        self.side: KernelSide = side or ProcessSide(pid)
+        self.memory = Memory(source or ProcessSource(pid))
+        executable = self.side.executable()
+        try:
+            self.roots = layouts.find(self.memory, executable)
+            self.heap = Heap(self.memory, self.roots.layout)
+            self.codes = Codes(self.heap)
+            self._table = TaskTable(self.heap, self.roots, executable)
+        except _BROKEN as error:
+            raise CannotLook(f"the memory of process {pid} cannot be followed: {error}", "Try once more; `hangwatch doctor PID` tells what works here.") from error
+        self._threads: list[ThreadState] | None = None
+        self._tasks: list[RemoteTask] | None = None
+        self._versions: dict[str, str] | None = None
+
+    def refresh(self) -> None:
+        """Begins a new look: what was read before is forgotten, views of before must not be used again."""
+        self.gaps.clear()
+        self._forget()
+        self._threads = self._tasks = None
+
+    def _forget(self) -> None:
+        self.heap.forget()
+
+    def now_ns(self) -> int:
+        return self.side.now_ns()
+
+    def slice(self) -> None:
+        """Nothing to do: the target runs all the time."""
+
+    # -- threads
+
+    def _thread_states(self) -> list[ThreadState]:
+        if self._threads is None:
+            self._read()
+        assert self._threads is not None
+        return self._threads
+
+    def threads(self) -> list[RemoteThread]:
+        names = self._thread_names()
+        outside = self.side.outside_ids()
+        return [
+            RemoteThread(state, outside.get(state.inside_id, state.inside_id), names.get(state.ident, ""), self.side)
+            for state in self._thread_states()
+        ]
+
+    def _thread_names(self) -> dict[int, str]:
+        module = self.module("threading")
+        active = module.attr("_active") if module is not None else None
+        names: dict[int, str] = {}
+        for key, thread in active.pairs() if active is not None else ():
+            ident, name = key.value(), thread.attr("_name")
+            text = name.value() if name is not None else None
+            if isinstance(ident, int) and isinstance(text, str):
+                names[ident] = text
+        return names
+
+    # -- one look
+
+    def _read(self) -> None:
+        """Threads, then tasks with their chains, until a reading holds together."""
+        problem = ""
+        for _ in range(_ATTEMPTS):
+            try:
+                before = self.side.activity()
+                threads = thread_states(self.codes, self.roots, frozenset(self.side.outside_ids()))
+                addresses = self._table.addresses(threads)
+                running = self._table.running(threads)
+                tasks = self._chains(addresses, running, threads)
+                self._threads, self._tasks = threads, self._settle(tasks, threads, before)
+                self._note_threads(threads)
+                return
+            except _BROKEN as error:
+                problem = str(error)
+                self._forget()
+        raise CannotLook(
+            f"process {self.pid} changes faster than it can be read ({problem})",
+            "Try once more. If this stays so, the target may use a build of Python whose layout hangwatch does not know.",
+        )
+
+    def _note_threads(self, threads: list[ThreadState]) -> None:
+        torn = sum(not state.complete for state in threads)
+        if torn:
+            self.gaps.append(f"{torn} thread(s) ran while their stack was read: it is not shown whole")
+
+    def _chains(self, addresses: list[int], running: Mapping[int, int], threads: list[ThreadState]) -> list[RemoteTask]:
+        tasks = []
+        for address in addresses:
+            task = RemoteTask(self.codes, address, address in running)
+            try:
+                if not task.pending():
+                    continue
+                task.read(threads)
+            except _BROKEN:
+                task.moving = True
+            tasks.append(task)
+        return tasks
+
+    def _settle(self, tasks: list[RemoteTask], threads: list[ThreadState], before: object) -> list[RemoteTask]:
+        """Reads those again that changed while the others were read."""
+        moving = [task for task in tasks if task.moving]
+        if before is not None and before == self.side.activity() and not moving:
+            return tasks  # nothing in the target ran meanwhile
+        for _ in range(_ATTEMPTS):
+            suspects = [task for task in tasks if task.moving or not task.running]
+            moving = [task for task, agrees in zip(suspects, still_true(self.memory, suspects), strict=True) if task.moving or not agrees]
+            if not moving:
+                break
+            self._forget()
+            gone = {id(task) for task in moving if not self._again(task, threads)}
+            tasks = [task for task in tasks if id(task) not in gone]
+        else:
+            still = sum(task.moving for task in tasks) or len(moving)
+            self.gaps.append(f"{still} task(s) ran while they were read: what is shown of them is of different moments")
+        return tasks
+
+    def _again(self, task: RemoteTask, threads: list[ThreadState]) -> bool:
+        """Reads one task anew; False when it is done by now."""
+        try:
+            task.moving = False
+            if not task.pending():
+                return False
+            task.read(threads)
+        except _BROKEN:
+            task.moving = True
+        return True
+
+    def tasks(self) -> list[RemoteTask]:
+        if self._tasks is None:
+            self._read()
+        return list(self._tasks or ())
+
+    def moved(self) -> set[int]:
+        """Ids of the tasks that have gone on since this look read them: what was concluded about them may not hold."""
+        parked = [task for task in self.tasks() if not task.running]
+        return {task.id for task, agrees in zip(parked, still_true(self.memory, parked), strict=True) if not agrees}
+
+    def loops(self) -> list[RemoteLoop]:
+        return find_loops(self.codes, self.tasks(), self._thread_states(), self.side)
+
+    # -- the rest
+
+    def module(self, name: str) -> RemoteObject | None:
+        try:
+            address = self.heap.find_in_dict(self.roots.modules, name)
+        except _BROKEN:
+            return None
+        return RemoteObject(self.codes, address) if address else None
+
+    def versions(self) -> Mapping[str, str]:
+        """Of the distributions whose folders lie where the target imported from; read once."""
+        if self._versions is None:
+            try:
+                names = [name for name, _ in self.heap.text_pairs(self.roots.modules)]
+                self._versions = installed.versions(self, names)
+            except _BROKEN:
+                self._versions = {}
+            self._versions["python"] = self.roots.full_version
+        return self._versions
+
+    def find(self, address: int) -> RemoteObject | None:
+        try:
+            self.heap.class_of(address)
+        except _BROKEN:
+            return None
+        return RemoteObject(self.codes, address)
+
+    def reachable_from_live(self, target: ObjectView, parked: Iterable[TaskView]) -> bool | None:
+        """Not known from outside: it would need the whole heap."""
+        return None
+
+
