@@ -1,1 +1,86 @@
-"""A pid from outside -> Snapshot, or an agent inside it, only when asked."""
+"""A look at a worker that has never heard of hangwatch: its memory is read, it is neither stopped nor entered.
+
+    incident = attach.look(pid)      # Incident; no findings when nothing is stuck
+
+Two looks are taken a moment apart, because a contradiction seen twice is proof and because what stands still in both is
+what hangs; then the same rules as in the agent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from hangwatch import evidence, snapshot
+from hangwatch.attach import permissions
+from hangwatch.attach.side import Side
+from hangwatch.attach.stalled import stall_between
+from hangwatch.evidence.base import Target
+from hangwatch.investigate import investigate
+from hangwatch.reading.remote import RemoteReader
+from hangwatch.records import Evidence, Incident, Snapshot, Stall
+
+__all__ = ["look", "open_reader"]
+
+#: Time between the two looks: longer than a healthy callback or the 0.1 s tick of a server, short for who waits for the answer.
+APART_S = 0.3
+#: Captures that stop nothing and need no tool.
+QUIET = ("process", "sockets")
+
+
+def open_reader(pid: int) -> RemoteReader:
+    """A reader of that process, or CannotLook with the reason and what to do."""
+    permissions.check(pid)
+    return RemoteReader(pid, Side(pid))
+
+
+def look(
+    pid: int,
+    *,
+    native: bool = False,
+    captures: Iterable[str] = QUIET,
+    apart_s: float = APART_S,
+    service: str = "",
+    reader: RemoteReader | None = None,
+) -> Incident:
+    """What hangs in process ``pid``, and why. Raises CannotLook.
+
+    ``native``: py-spy shows native frames too (it stops the target for some 30 to 70 ms). ``captures`` names the evidence
+    to collect meanwhile. An incident without findings means that nothing stands still that should move.
+    """
+    reader = reader or open_reader(pid)
+    began = time.monotonic()
+    earlier = snapshot.take(reader)
+    wanted = (*captures, "py-spy") if native else tuple(captures)
+    loops = tuple(loop.native_id for loop in reader.loops() if loop.native_id is not None)
+    collected = evidence.collect(Target(pid, native=native, loop_native_ids=loops), wanted) if wanted else ()
+    time.sleep(max(0.0, apart_s - (time.monotonic() - began)))
+    reader.refresh()
+    now = snapshot.take(reader)
+    return conclude(earlier, now, collected, service or service_name(pid))
+
+
+def conclude(earlier: Snapshot | None, now: Snapshot, collected: tuple[Evidence, ...], service: str) -> Incident:
+    """The incident that two snapshots of one process show; without findings when nothing is stuck."""
+    stall = stall_between(earlier, now) if earlier is not None else stall_between(now, now)
+    host = socket.gethostname()
+    incident = investigate(stall or Stall("task", f"process:{now.pid}", now.at_ns, 1), now, evidence=collected, earlier=earlier, service=service, host=host)
+    if stall is None:
+        sure = tuple(finding for finding in incident.findings if finding.confidence == "proved")
+        incident = dataclasses.replace(incident, findings=sure)
+    return incident
+
+
+def service_name(pid: int) -> str:
+    """A short name for a service that has told none: ``main:app`` of ``uvicorn main:app``, else the script."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return ""
+    words = [word for word in words if word]
+    applications = [word for word in words[1:] if ":" in word and not word.startswith(("-", "http", "/")) and not word.rpartition(":")[2].isdigit()]
+    scripts = [Path(word).stem for word in words[1:] if word.endswith(".py")]
+    return (applications or scripts or [Path(words[0]).name if words else ""])[0]

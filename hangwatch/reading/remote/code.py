@@ -6,7 +6,7 @@ Table formats: 3.9 ``Objects/lnotab_notes.txt`` of that release, 3.10 the same f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from hangwatch.reading.remote.heap import Heap
@@ -37,8 +37,10 @@ class CodeInfo:
 class Codes:
     """Decodes each code object once."""
 
-    def __init__(self, heap: Heap) -> None:
+    def __init__(self, heap: Heap, peer: Callable[[int], str | None] = lambda descriptor: None) -> None:
         self.heap = heap
+        #: who is at the other end of one of the target's descriptors
+        self.peer = peer
         self._known: dict[int, CodeInfo] = {}
 
     def info(self, address: int) -> CodeInfo:
@@ -178,7 +180,9 @@ def handler_depths(code: CodeInfo, offset: int) -> list[int]:
         inner = next((entry for entry in entries if entry[0] <= offset < entry[1]), None)
         if inner is None or inner[2] == offset:
             break
-        depths.append(inner[3])
+        # A handler's own clean-up is entered with more on the stack than there is now: it says nothing about this moment.
+        if not depths or inner[3] < depths[-1]:
+            depths.append(inner[3])
         offset = inner[2]
     return depths
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from hangwatch.reading.remote.calls import calling
 from hangwatch.reading.remote.code import CodeInfo, Codes, handler_depths
 from hangwatch.reading.remote.heap import Heap
+from hangwatch.reading.remote.kernelside import KernelSide
 from hangwatch.reading.remote.memory import Unreadable
 from hangwatch.reading.remote.objects import RemoteObject
 from hangwatch.reading.view import FrameView, ObjectView
 
 _BROKEN = (Unreadable, struct.error, OverflowError)
 _EXITS: Final = ("__exit__", "__aexit__")
+_FROM_GENERATOR: Final = ("_GeneratorContextManager", "_AsyncGeneratorContextManager")
 #: Opcode of YIELD_FROM in 3.9 and 3.10.
 _YIELD_FROM: Final = 72
 _CHAIN_LIMIT: Final = 300
@@ -31,7 +34,7 @@ _STATES_315: Final = {0: CREATED, 1: SUSPENDED, 2: AWAITING, 3: AWAITING, 4: RUN
 class RemoteFrame:
     """One frame. ``state`` is CREATED, SUSPENDED or AWAITING for a coroutine that is not running, RUNNING otherwise."""
 
-    __slots__ = ("address", "code", "codes", "offset", "owner", "state")
+    __slots__ = ("address", "code", "codes", "inside", "offset", "owner", "state")
 
     def __init__(self, codes: Codes, address: int, state: str, owner: int = 0) -> None:
         heap = codes.heap
@@ -40,6 +43,8 @@ class RemoteFrame:
         self.address = address
         self.state = state
         self.owner = owner
+        #: the thread that stands in this very frame, and who knows its system call (the innermost of a running thread only)
+        self.inside: tuple[int, KernelSide] | None = None
         # From 3.14 on the low bits of a stack reference say how it is counted.
         self.code: CodeInfo = codes.info(memory.u64(address + layout.frame_code) & ~7)
         if layout.version >= (3, 11):
@@ -126,11 +131,17 @@ class RemoteFrame:
         return stack[-1]
 
     def held(self) -> list[ObjectView]:
+        found: list[ObjectView] = []
         try:
-            found = [self._context_manager(depth) for depth in reversed(self._depths())]
+            for depth in reversed(self._depths()):
+                address = self._context_manager(depth)
+                if address:
+                    manager = RemoteObject(self.codes, address)
+                    found.append(manager)
+                    found += _held_by_generator(manager)
         except _BROKEN:
-            return []
-        return [RemoteObject(self.codes, address) for address in found if address]
+            pass
+        return found
 
     def _depths(self) -> list[int]:
         """Stack depths of the blocks that are open at this instruction, innermost first."""
@@ -161,6 +172,14 @@ class RemoteFrame:
             return top
         return _owner_of_exit(heap, top) if top else 0
 
+    def calling(self) -> tuple[ObjectView, str] | None:
+        if self.inside is None or self.state != RUNNING:
+            return None
+        try:
+            return calling(self, *self.inside)
+        except _BROKEN:
+            return None
+
     def references(self) -> list[ObjectView]:
         found: dict[int, None] = {}
         for place in range(len(self.code.slots)):
@@ -174,6 +193,15 @@ class RemoteFrame:
             pass
         found.pop(0, None)
         return [RemoteObject(self.codes, address) for address in found]
+
+
+def _held_by_generator(manager: RemoteObject) -> list[ObjectView]:
+    """What a context manager made by contextlib has entered in turn, in the generator behind it."""
+    if not any(name.rpartition(".")[2] in _FROM_GENERATOR for name in manager.base_names):
+        return []
+    generator = manager.attr("gen")
+    frames = chain(manager.codes, generator.id)[0] if generator is not None else []
+    return [view for frame in frames for view in frame.held()]
 
 
 def _reference(word: int, version: tuple[int, int]) -> int:

@@ -17,6 +17,9 @@ from hangwatch.reading.remote.offsets import Layout
 #: Bits of ``tp_flags`` (Include/object.h), the same in all versions read here.
 _HEAP_TYPE: Final = 1 << 9
 _READY: Final = 1 << 12
+#: Classes that 3.9 uses without ever making them ready.
+_NEVER_READY: Final = ("async_generator_asend", "async_generator_athrow", "async_generator_wrapped_value", "coroutine_wrapper", "hamt_bitmap_node",
+                       "hamt_array_node", "hamt_collision_node", "hamt")  # fmt: skip
 _INLINE_VALUES: Final = 1 << 2
 _MANAGED_DICT: Final = 1 << 4
 INT, LIST, TUPLE, BYTES, STR, DICT, TYPE = (1 << 24, 1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 31)
@@ -26,7 +29,7 @@ _SHAPES: Final = {
     "NoneType": "none", "bool": "bool", "int": "int", "float": "float", "set": "set", "frozenset": "set", "collections.deque": "deque",
     "bytearray": "bytearray", "_weakrefset.WeakSet": "weakset", "_asyncio.Task": "task", "_asyncio.Future": "future", "function": "function",
     "method": "method", "builtin_function_or_method": "cfunction", "cell": "cell", "module": "module", "weakref": "weakref",
-    "weakref.ReferenceType": "weakref", "weakref.KeyedRef": "weakref", "_thread.lock": "lock", "_thread.RLock": "rlock",
+    "weakref.ReferenceType": "weakref", "weakref.KeyedRef": "weakref", "_thread.lock": "lock", "_socket.socket": "socket", "_thread.RLock": "rlock",
     "coroutine": "generator", "generator": "generator", "async_generator": "generator", "code": "code",
 }  # fmt: skip
 
@@ -89,10 +92,8 @@ class Heap:
     def _read_class(self, address: int) -> ClassInfo:
         memory, layout = self.memory, self.layout
         flags = memory.u64(address + layout.tp_flags)
-        if address % 8 or not flags & _READY:
-            raise Unreadable(f"{address:#x} is no class")
-        plain = memory.text(memory.u64(address + layout.tp_name))
-        if not plain or not plain.isprintable():
+        plain = memory.text(memory.u64(address + layout.tp_name)) if address % 8 == 0 else ""
+        if not plain or not plain.isprintable() or not (flags & _READY or plain in _NEVER_READY):
             raise Unreadable(f"{address:#x} is no class")
         info = ClassInfo(
             address, plain, plain.rpartition(".")[2], flags & 0xFF000000, flags, memory.i64(address + layout.tp_basicsize),
@@ -334,7 +335,7 @@ class Heap:
         offset = info.members.get(name)
         if offset is not None:
             return self.memory.u64(address + offset)
-        held, values, keys = self._instance_dict(address, info)
+        held, values, keys = self.instance_dict(address, info)
         if held:
             return self.find_in_dict(held, name)
         if values:
@@ -346,14 +347,14 @@ class Heap:
         """All that slots and instance dictionary hold."""
         info = self.class_of(address)
         found = {name: self.memory.u64(address + offset) for name, offset in info.members.items()}
-        held, values, keys = self._instance_dict(address, info)
+        held, values, keys = self.instance_dict(address, info)
         if held:
             found.update(self.text_pairs(held))
         elif values:
             found.update({name: self.memory.u64(values + 8 * place) for name, place in self._key_places(keys).items()})
         return {name: value for name, value in found.items() if value}
 
-    def _instance_dict(self, address: int, info: ClassInfo) -> tuple[int, int, int]:
+    def instance_dict(self, address: int, info: ClassInfo) -> tuple[int, int, int]:
         """``(dict, 0, 0)``, or ``(0, values, keys)`` while the values still lie beside the object, or zeros."""
         memory, version = self.memory, self.layout.version
         if version >= (3, 11) and info.flags & _MANAGED_DICT:

@@ -31,6 +31,12 @@ class KernelSide(Protocol):
     def futex(self, native_id: int) -> int | None:
         """The address that the thread waits on in futex(2)."""
 
+    def descriptors(self, native_id: int) -> tuple[int, ...]:
+        """The descriptors that the thread's system call waits on."""
+
+    def begin(self) -> None:
+        """A new look begins: forget what the last one asked."""
+
     def peer(self, descriptor: int) -> str | None:
         """``host:port`` at the other end of one of its sockets."""
 
@@ -84,6 +90,12 @@ class ProcessSide:
 
     def futex(self, native_id: int) -> int | None:
         return None
+
+    def descriptors(self, native_id: int) -> tuple[int, ...]:
+        return ()
+
+    def begin(self) -> None:
+        pass
 
     def peer(self, descriptor: int) -> str | None:
         return None

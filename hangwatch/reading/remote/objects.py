@@ -51,6 +51,9 @@ class Constant:
     def pairs(self, limit: int = 1000) -> list[tuple[ObjectView, ObjectView]]:
         return []
 
+    def neighbours(self) -> frozenset[int]:
+        return frozenset()
+
     def length(self) -> int | None:
         return len(self._value) if isinstance(self._value, str) else None
 
@@ -128,6 +131,8 @@ class RemoteObject:
                 found = special(self, name)
                 if found is not None:
                     return found
+            if name == "__dict__":
+                return field(self.codes, held) if (held := heap.instance_dict(self._id, info)[0]) else None
             address = heap.attribute(self._id, name) or self._class_attribute(info.mro, name)
         except _BROKEN:
             return None
@@ -141,6 +146,16 @@ class RemoteObject:
             if found:
                 return 0 if heap.memory.u64(heap.memory.u64(found + 8) + _DESCR_GET) else found
         return 0
+
+    def neighbours(self) -> frozenset[int]:
+        heap = self.codes.heap
+        try:
+            members = self._members(10_000)
+            if heap.shape(heap.class_of(self._id)) == "dict":
+                members += [key for key, _ in heap.dict_pairs(self._id, 10_000)]
+            return frozenset((*members, *heap.attributes(self._id).values()))
+        except _BROKEN:
+            return frozenset()
 
     def items(self, limit: int = 1000) -> list[ObjectView]:
         try:
@@ -342,14 +357,26 @@ def _lock_attribute(obj: RemoteObject, name: str) -> ObjectView | None:
 
 def _rlock_attribute(obj: RemoteObject, name: str) -> ObjectView | None:
     heap = obj.codes.heap
-    names = {"_owner": heap.layout.rlock_owner, "_count": heap.layout.rlock_count}
-    if name not in names:
+    owner, count = heap.memory.u64(obj.id + heap.layout.rlock_owner), heap.memory.u64(obj.id + heap.layout.rlock_count)
+    # 3.14 counts the entries after the first.
+    held = bool(owner) if heap.layout.version >= (3, 14) else count > 0
+    answers: dict[str, Plain] = {"owner": owner if held else None, "locked": held}
+    return Constant(answers[name], obj.id) if name in answers else None
+
+
+def _socket_attribute(obj: RemoteObject, name: str) -> ObjectView | None:
+    if name not in ("fileno", "peername"):
         return None
-    return Constant(heap.memory.u64(obj.id + names[name]), obj.id + names[name])
+    descriptor = obj.codes.heap.memory.i32(obj.id + 16)  # PySocketSockObject begins with it
+    if name == "fileno":
+        return Constant(descriptor, obj.id)
+    peer = obj.codes.peer(descriptor) if descriptor >= 0 else None
+    return Constant(peer, obj.id) if peer else None
 
 
 _SPECIAL: Final[dict[str, Callable[[RemoteObject, str], ObjectView | None]]] = {
     "future": _future_attribute, "task": _task_attribute, "function": _function_attribute, "method": _method_attribute,
     "cfunction": _cfunction_attribute, "type": _type_attribute, "cell": _single("cell_contents", "cell_contents"),
     "weakref": _single("weakref_target", "target"), "module": _module_attribute, "lock": _lock_attribute, "rlock": _rlock_attribute,
+    "socket": _socket_attribute,
 }  # fmt: skip

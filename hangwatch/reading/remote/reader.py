@@ -45,7 +45,7 @@ class RemoteReader:
         try:
             self.roots = layouts.find(self.memory, executable)
             self.heap = Heap(self.memory, self.roots.layout)
-            self.codes = Codes(self.heap)
+            self.codes = Codes(self.heap, self.side.peer)
             self._table = TaskTable(self.heap, self.roots, executable)
         except _BROKEN as error:
             raise CannotLook(f"the memory of process {pid} cannot be followed: {error}", "Try once more; `hangwatch doctor PID` tells what works here.") from error
@@ -56,6 +56,7 @@ class RemoteReader:
     def refresh(self) -> None:
         """Begins a new look: what was read before is forgotten, views of before must not be used again."""
         self.gaps.clear()
+        self.side.begin()
         self._forget()
         self._threads = self._tasks = None
 

@@ -17,6 +17,8 @@ class RemoteThread:
         self.native_id = native_id
         self._name = name
         self._side = side
+        if state.frames:
+            state.frames[-1].inside = (native_id, side)
 
     @property
     def ident(self) -> int:
