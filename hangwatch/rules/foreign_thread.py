@@ -57,7 +57,7 @@ def _finding(case: Case, loop: Loop, sleepers: list[Task], acts: list[Act]) -> F
         ),
         culprit=pick(does, where(graph, stalled[:3], depth=2), where(graph, ids), waits_in(graph, ids[:1])),
         subjects=(*stalled[:10], *ids[:20], loop.id),
-        confidence="proved" if twice else "likely",
+        confidence="proved" if twice else "likely" if case.earlier is None else "suspected",
         advice="Hand it over with loop.call_soon_threadsafe(...) or asyncio.run_coroutine_threadsafe(...): asyncio's objects are not to be touched from other threads.",
         frees=max(1, len(graph.behind(*ids)) + len(stalled)),
     )

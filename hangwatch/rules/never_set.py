@@ -17,7 +17,7 @@ _KINDS = (
 _DEAD_ENDS = {
     "unreachable": "Nothing that can still run refers to it.",
     "job_done": "The work is done, but its result was never handed to the one who waits.",
-    "threads_gone": "The threads that should do the work do not live in this process.",
+    "dead_threads": "The threads that should do the work do not live in this process.",
     "unparsed_bytes": "What arrived lies unread in the parser, which waits for more.",
 }
 
@@ -77,12 +77,12 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...], dead_en
 
 
 def _confidence(case: Case, primitive: Primitive, waiters: tuple[str, ...], dead_ends: list[str]) -> str:
-    """Proved only where nothing that may still run can reach it; a sleeping setter that nobody looked for is no proof."""
+    """That no live task refers to it is no proof: a request that is yet to come may (a long poll, a stream of events)."""
     if case.stands_still(waiters[0]) is False:
         return "suspected"
     if primitive.state.get("unreachable") is True:
         return "proved"
-    return "likely" if dead_ends or primitive.setters == () else "suspected"
+    return "likely" if dead_ends else "suspected"
 
 
 def _advice(primitive: Primitive) -> str:

@@ -13,7 +13,7 @@ from hangwatch.rules.words import because, path_sentence, primitive_name, state_
 def check(case: Case) -> Iterator[Finding]:
     for primitive, _ in case.waiting_on("peer"):
         waiters = case.impatient(primitive)
-        if not waiters or primitive.ready is True or case.stands_still(waiters[0]) is False:
+        if not waiters or primitive.ready is True or primitive.state.get("accepted") is True or case.stands_still(waiters[0]) is False:
             continue
         if _is_the_blocked_loop(case, waiters) or _is_only_being_closed(case, waiters):
             continue  # `blocked_loop` and `stuck_shutdown` know more of it

@@ -1,0 +1,115 @@
+"""The six rules for a loop whose thread does not come back: each takes its own, none takes another's."""
+
+import dataclasses
+
+import pytest
+
+from hangwatch.records import Evidence
+from hangwatch.rules import RULES, blocked_loop_cpu, blocked_loop_io, blocked_loop_lock, cpu_starved, gc_pause, gil_held
+from tests.cases import LOOP_THREAD, NOW, Scene, blocked_case
+
+LOOP_RULES = (blocked_loop_cpu, blocked_loop_io, blocked_loop_lock, cpu_starved, gc_pause, gil_held)
+RUNNING = ["asyncio/base_events.py:BaseEventLoop._run_once", "starlette/routing.py:app", "app.py:export:23"]
+
+
+def said(case):
+    return {finding.cause: finding for rule in LOOP_RULES for finding in rule.check(case)}
+
+
+def blocked(frames, waits_on=None, share=0.0, scene=None, evidence=(), **fields):
+    scene = scene or Scene()
+    scene.request("GET", "/export", ["starlette/routing.py:app", "app.py:export:23"], state="running")
+    scene.loop_thread(frames, waits_on, cpu_ns=0, **fields)
+    before = scene.snapshot(at_ns=NOW - 300_000_000)
+    scene.change(LOOP_THREAD, cpu_ns=int(300_000_000 * share))
+    return said(blocked_case(scene, earlier=before, evidence=tuple(evidence)))
+
+
+def test_python_computes():
+    found = blocked([*RUNNING, "app.py:to_json:18", "json/encoder.py:iterencode"], share=0.97)
+    assert list(found) == ["blocked-loop-cpu"]
+    finding = found["blocked-loop-cpu"]
+    assert finding.confidence == "likely"
+    assert [frame.function for frame in finding.culprit[:2]] == ["to_json", "export"]
+    assert "GET /export" in finding.title
+    assert any("97 %" in line for line in finding.because)
+
+
+@pytest.mark.parametrize("syscall", ["recvfrom tcp 10.0.0.1:5432", "poll tcp 10.0.0.1:5432", "clock_nanosleep", "pselect6", "wait4"])
+def test_a_blocking_call_is_told_by_its_system_call(syscall):
+    found = blocked([*RUNNING, "app.py:pick:24"], syscall=syscall)
+    assert list(found) == ["blocked-loop-io"]
+    assert any(syscall in line for line in found["blocked-loop-io"].because)
+
+
+def test_a_blocking_call_is_told_by_its_frames_where_proc_cannot_be_read():
+    found = blocked([*RUNNING, "app.py:overview:9", "requests/api.py:get", "socket.py:SocketIO.readinto"])
+    assert list(found) == ["blocked-loop-io"]
+    assert found["blocked-loop-io"].culprit[0].function == "overview"
+
+
+def test_a_call_to_itself():
+    scene = Scene()
+    found = blocked([*RUNNING, "app.py:overview:9"], scene.primitive("peer", "127.0.0.1:8000", state={"own_port": True}), scene=scene)
+    assert "only this loop could answer" in found["blocked-loop-io"].title
+
+
+def test_a_thread_lock_and_who_has_it():
+    scene = Scene()
+    lock = scene.primitive("thread-lock", "index_lock")
+    scene.thread("worker_0", ["app.py:add_word:28"], holds=[(lock, "app.py:add_word:27")])
+    found = blocked([*RUNNING, "app.py:words:34"], lock, scene=scene)
+    assert list(found) == ["blocked-loop-lock"]
+    assert {"words", "add_word"} <= {frame.function for frame in found["blocked-loop-lock"].culprit}
+
+
+@pytest.mark.parametrize("frame", ["queue.py:Queue.get", "threading.py:Condition.wait", "concurrent/futures/_base.py:Future.result", "<frozen importlib._bootstrap>:_ModuleLock.acquire"])
+def test_a_wait_for_a_thread_is_told_by_its_frames(frame):
+    assert list(blocked([*RUNNING, "app.py:search:27", frame], syscall="futex")) == ["blocked-loop-lock"]
+
+
+def test_the_collector():
+    dump = Evidence("faulthandler", data={"threads": [{"native_id": 1, "collecting": True, "frames": []}]})
+    found = blocked([*RUNNING, "app.py:free:28"], share=1.0, evidence=[dump])
+    assert list(found) == ["gc-pause"]
+
+
+def test_the_loops_own_native_code_has_the_gil():
+    late = Evidence("watchdog", data={"late_ms": 4000.0})
+    found = blocked([*RUNNING, "app.py:contact:3", "multipart/multipart.py:parse_options_header"], share=1.0, evidence=[late])
+    assert list(found) == ["gil-held"]
+    assert "parse_options_header" in {frame.function for frame in found["gil-held"].culprit}
+
+
+def test_another_threads_native_code_has_the_gil():
+    late = Evidence("watchdog", data={"late_ms": 4000.0})
+    scene = Scene()
+    scene.thread("worker_0", ["app.py:print_label:30", "app.py:Printer.wait_ready:17"])
+    found = blocked(["asyncio/base_events.py:BaseEventLoop._run_once", "selectors.py:EpollSelector.select"], scene=scene, evidence=[late])
+    assert list(found) == ["gil-held"]
+    assert found["gil-held"].culprit[0].function == "Printer.wait_ready"
+
+
+def test_the_group_is_held_back():
+    process = Evidence("process", data={"window_s": 0.1, "throttling": {"throttled_ms": 80.0, "cpus": 0.2}, "threads": []})
+    assert list(blocked([*RUNNING, "app.py:work:1"], share=0.1, evidence=[process])) == ["cpu-starved"]
+
+
+def test_twin_busy_threads_and_a_loop_that_sleeps():
+    scene = Scene()
+    scene.request("GET", "/stretch", ["app.py:stretch"], scene.primitive("job", holders=(scene.thread("worker", ["app.py:stretch"]),)))
+    assert said(scene.case()) == {}
+
+
+def test_twin_a_slow_request_while_the_loop_runs_another():
+    scene = Scene()
+    scene.request("GET", "/slow", ["app.py:slow"], scene.primitive("peer"))
+    scene.loop_thread([*RUNNING, "app.py:quick"])
+    assert said(scene.case()) == {}
+
+
+def test_every_rule_of_the_tuple_stays_silent_on_an_empty_process():
+    scene = Scene()
+    scene.request("GET", "/quick", ["app.py:quick"], since_ns=NOW - 1)
+    case = dataclasses.replace(scene.case(), evidence=())
+    assert [finding for rule in RULES for finding in rule.check(case)] == []
