@@ -6,6 +6,7 @@ a deque. It never calls the SDK or logging (a stuck main thread may hold a handl
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401  see _IMPORTING
 import contextlib
 import os
 import threading
@@ -177,7 +178,7 @@ class Exporters:
         worked = False
         for lane in self._lanes.values():
             if lane.ready(now):
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception), _IMPORTING:
                     lane.prepare()  # the loggers of what it imports must exist before they can be hushed
                 hush.spread()
                 other_works = any(other.sent and not other.reason for other in self._lanes.values() if other is not lane)
@@ -191,12 +192,28 @@ class Exporters:
 
 
 _LIVE: weakref.WeakSet[Exporters] = weakref.WeakSet()
+#: Held while the export thread imports. A child forked in the middle of an import keeps that module's lock, taken for ever by a thread it
+#: does not have, and half a module; so a fork waits until the import is through (some 200 ms, once), but never long. What is imported
+#: meanwhile must not bring fork hooks in pairs, of which this fork would run the second only: concurrent.futures does, hence its import above.
+_IMPORTING = threading.Lock()
+FORK_WAITS_S = 2.0
+_fork_holds: list[bool] = []
 
 
-def _after_fork() -> None:
+def _before_fork() -> None:
+    _fork_holds.append(_IMPORTING.acquire(timeout=FORK_WAITS_S))
+
+
+def _after_fork_in_parent() -> None:
+    if _fork_holds and _fork_holds.pop():
+        _IMPORTING.release()
+
+
+def _after_fork_in_child() -> None:
+    _after_fork_in_parent()
     for exporters in list(_LIVE):
         with contextlib.suppress(Exception):
             exporters._after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -25,6 +25,7 @@ class TraceSender:
         self._ids = _preset_ids()
         self._ended: list[Any] = []
         self._providers = Providers(self._provider)
+        self._providers.of({})  # what the SDK imports late is imported now
 
     def _provider(self, resource: Any) -> Any:
         from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider

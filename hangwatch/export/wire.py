@@ -41,6 +41,8 @@ class _Answered(Exception):
 
 def session() -> Any:
     """A requests.Session that notes the last answer as ``last_status`` / ``last_error`` and never has the exporter wait and retry."""
+    import encodings.idna  # what the first request would import: nothing is imported while a request is out  # noqa: F401
+
     import requests
 
     class OneTry(requests.Session):

@@ -235,6 +235,35 @@ assert exporters.close(20)
     assert waiting(tmp_path) == []
 
 
+def test_fork_in_the_middle_of_the_export_threads_import(tmp_path):
+    """Without care the child has half a module and its import lock, held for ever by a thread it does not have."""
+    code = (
+        HEAD
+        + """
+import builtins
+real = builtins.__import__
+def slow(name, *rest, **more):
+    if name == "requests" and not started:
+        started.append(name)
+        time.sleep(0.3)
+    return real(name, *rest, **more)
+started, builtins.__import__ = [], slow
+exporters.offer(numbered(1))
+while not started: time.sleep(0.001)
+pid = os.fork()
+if pid == 0:
+    import opentelemetry.exporter.otlp.proto.http.trace_exporter
+    exporters.offer(numbered(2))
+    os._exit(0 if exporters.close(20) else 1)
+assert os.waitpid(pid, 0)[1] == 0
+assert exporters.close(20)
+"""
+    )
+    with Receiver() as receiver:
+        run(code, SPOOL=str(tmp_path), URL=receiver.url)
+        assert sorted(told(receiver)) == [numbered(n).id for n in (1, 2)]
+
+
 def test_what_a_killed_process_did_not_send_the_next_sends(tmp_path):
     with free_port() as port:
         code = (
