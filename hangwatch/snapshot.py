@@ -6,26 +6,23 @@ and the tasks that matter most are read first. Nothing here raises: what could n
 
 from __future__ import annotations
 
-import os
+import contextlib
 import sys
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from hangwatch import integrations
-from hangwatch.integrations import recognise, threads, ties
+from hangwatch.integrations import recognise, setters, threads, ties
 from hangwatch.integrations.desk import SnapshotDesk
 from hangwatch.reading.view import FrameView, LoopView, Reader, TaskView, ThreadView, plain
-from hangwatch.records import SCHEMA, Act, Connection, Loop, Request, Snapshot, Task, Thread
+from hangwatch.records import SCHEMA, Act, Connection, Frame, Loop, Request, Snapshot, Task, Thread
 
 #: Tasks in one snapshot. A service with more has the oldest requests' tasks first, and the rest is counted.
 TASK_LIMIT = 50_000
-#: Time for finding who else refers to an event. Half a second finds them among some thousand tasks.
-SETTERS_LIMIT_NS = 500_000_000
 #: Kinds whose end is brought about by somebody who refers to the object.
 _SET_BY_SOMEBODY = frozenset({"event", "condition", "future", "thread-event", "queue-get", "queue-join", "barrier", "other"})
-_OUR_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 def take(
@@ -41,14 +38,28 @@ def take(
     ``requests``: requests and connections that the ledger knows; completed by what frames show. ``history``: the ring.
     ``dropped``: what the ledger had to drop. ``first``: ids of tasks to read before all others.
     """
+    # A remote reader has nothing to keep still.
+    looking = getattr(reader, "looking", contextlib.nullcontext)
+    with looking():
+        return _take(reader, tuple(history), tuple(requests), dict(dropped or {}), frozenset(first))
+
+
+def _take(
+    reader: Reader,
+    history: tuple[Act, ...],
+    requests: tuple[Request | Connection, ...],
+    dropped: dict[str, int],
+    first: frozenset[str],
+) -> Snapshot:
     began, taken_at, now_ns = time.perf_counter_ns(), time.time(), reader.now_ns()
     desk = SnapshotDesk(reader, now_ns)
     for record in requests:
         desk.add_request(record) if isinstance(record, Request) else desk.add_connection(record)
-    looker = _Looker(desk, reader, frozenset(first))
+    looker = _Looker(desk, reader, first)
     for step in (looker.look_at_loops, looker.look_at_tasks, looker.look_at_threads, looker.census, looker.find_setters):
         _guarded(desk, step)
-    return _finish(looker, desk, tuple(history), {**(dropped or {}), **desk.dropped}, taken_at, now_ns, began)
+    looker.chains.clear()
+    return _finish(looker, desk, history, {**dropped, **desk.dropped}, taken_at, now_ns, began)
 
 
 def _guarded(desk: SnapshotDesk, step: Callable[[], None]) -> None:
@@ -71,6 +82,7 @@ class _Looker:
         self.chains: dict[str, list[FrameView]] = {}
         self.deadlines: dict[str, int] = {}
         self._thread_ids: dict[int, str] = {}
+        self._chains: dict[tuple[Frame, ...], tuple[Frame, ...]] = {}
 
     # loops
 
@@ -108,10 +120,10 @@ class _Looker:
 
     def _task(self, view: TaskView) -> None:
         chain = view.frames()
-        if chain and _is_ours(chain[0]):
+        if chain and recognise.place_of(chain[0]).ours:
             return
         task_id = f"task:{view.id:x}"
-        found = recognise.wait_of(chain, self.desk, task_id, view) if not view.running else recognise.Found(None, None, None)
+        found = recognise.wait_of(chain, self.desk, task_id, view) if not view.running else recognise.NOTHING
         recognise.requests_of(chain, self.desk, task_id, view)
         waits_on = self._note(task_id, chain, found)
         self.tasks[task_id] = Task(
@@ -119,8 +131,10 @@ class _Looker:
             name=view.name,
             loop_id=f"loop:{view.loop_id or 0:x}",
             state=_state(view),
-            frames=tuple(recognise.record_of(frame) for frame in chain if not recognise.is_wrapper(frame)),
+            frames=self._shown(chain),
             waits_on=waits_on,
+            holds=tuple(self.desk.holds.get(task_id, ())),
+            request_id=self.desk.bound.get(task_id),
             cancelling=view.cancelling,
         )
         self.chains[task_id] = chain
@@ -140,11 +154,17 @@ class _Looker:
         if deadline is not None:
             self.deadlines[waiter_id] = deadline
         primitive = sighting.primitive
-        self.desk.add_primitive(replace(primitive, waiters=(waiter_id,)))
+        self.desk.add_primitive(primitive)
         own = recognise.innermost_own(chain)
         since = sighting.since_ns if sighting.since_ns is not None else found.since_ns
-        self.desk.wait(waiter_id, primitive.id, sighting.op, since, recognise.record_of(own) if own is not None else None, deadline)
+        frame = recognise.record_of(own, self.desk) if own is not None else None
+        self.desk.wait(waiter_id, primitive.id, sighting.op, since, frame, deadline)
         return primitive.id
+
+    def _shown(self, chain: list[FrameView]) -> tuple[Frame, ...]:
+        """The frames for people; chains that are equal are one tuple."""
+        frames = tuple([recognise.record_of(frame, self.desk) for frame in chain if not recognise.place_of(frame).wrapper])
+        return self._chains.setdefault(frames, frames)
 
     # threads
 
@@ -164,7 +184,7 @@ class _Looker:
         thread_id = f"thread:{view.native_id}"
         is_loop = thread_id in loop_threads
         asleep = is_loop and any(loop.thread_id == thread_id and loop.asleep for loop in self.loops)
-        found = recognise.Found(None, None, None) if asleep else recognise.wait_of(chain, self.desk, thread_id)
+        found = recognise.NOTHING if asleep else recognise.wait_of(chain, self.desk, thread_id)
         if found.sighting is None and chain and not asleep:
             found = replace(found, sighting=threads.called(chain[-1], self.desk))
         waits_on = self._note(thread_id, chain, found)
@@ -172,7 +192,7 @@ class _Looker:
             id=thread_id,
             name=view.name,
             native_id=view.native_id,
-            frames=tuple(recognise.record_of(frame) for frame in chain),
+            frames=self._shown(chain),
             is_loop=is_loop,
             waits_on=waits_on,
             syscall=view.syscall,
@@ -199,33 +219,17 @@ class _Looker:
         wanted: dict[int, list[str]] = {}
         for primitive in self.desk.primitives.values():
             address = self.desk.addresses.get(primitive.id)
-            if primitive.waiters and primitive.kind in _SET_BY_SOMEBODY and primitive.setters is None and address is not None:
+            waited = primitive.id in self.desk.waiters
+            if waited and primitive.kind in _SET_BY_SOMEBODY and primitive.setters is None and address is not None:
                 wanted.setdefault(address, []).append(primitive.id)
-        if not wanted:
-            return
-        found: dict[str, set[str]] = {primitive_id: set() for ids in wanted.values() for primitive_id in ids}
-        began = time.perf_counter_ns()
-        for owner_id, chain in self.chains.items():
-            if time.perf_counter_ns() - began > SETTERS_LIMIT_NS:
+        if wanted:
+            search = setters.Search(wanted)
+            complete = search.through(self.chains, self.reader.slice)
+            search.through_handles(self.reader.loops(), self.reader.slice)
+            if complete:
+                search.tell(self.desk)
+            else:
                 self.desk.gap("not every task was searched for who could end the waits")
-                return
-            for address in _referred(chain, wanted):
-                for primitive_id in wanted[address]:
-                    found[primitive_id].add(owner_id)
-            self.reader.slice()
-        for primitive_id, owners in found.items():
-            primitive = self.desk.primitives[primitive_id]
-            setters = tuple(sorted(owners.difference(primitive.waiters)))
-            self.desk.primitives[primitive_id] = replace(primitive, setters=setters)
-
-
-def _referred(chain: list[FrameView], wanted: Mapping[int, object]) -> Iterator[int]:
-    for frame in chain:
-        for held in frame.references():
-            if held.id in wanted:
-                yield held.id
-            if held.type_name not in ("module", "type", "function"):
-                yield from (address for address in held.neighbours() if address in wanted)
 
 
 def _state(view: TaskView) -> str:
@@ -237,15 +241,11 @@ def _state(view: TaskView) -> str:
     return "parked"
 
 
-def _is_ours(frame: FrameView) -> bool:
-    return frame.file.startswith(_OUR_FOLDER) and not recognise.is_wrapper(frame)
-
-
 def _is_our_thread(chain: list[FrameView]) -> bool:
     """One of hangwatch's own: the first frame after threading's own bootstrap is ours."""
     begins_in_threading = bool(chain) and chain[0].file.endswith("threading.py")
     body = next((frame for frame in chain if not frame.file.endswith("threading.py")), None)
-    return begins_in_threading and body is not None and _is_ours(body)
+    return begins_in_threading and body is not None and recognise.place_of(body).ours
 
 
 def _finish(
@@ -266,7 +266,7 @@ def _finish(
         pid=desk.reader.pid,
         source=desk.reader.source,
         loops=tuple(looker.loops),
-        tasks=tuple(replace(task, holds=tuple(desk.holds.get(task.id, ())), request_id=desk.bound.get(task.id)) for task in tasks.values()),
+        tasks=tuple([ties.completed(task, desk) for task in tasks.values()]),
         threads=tuple(replace(t, holds=tuple(desk.holds.get(t.id, ())), serves=desk.serves.get(t.id)) for t in looker.threads.values()),
         primitives=tuple(ties.settled(primitive, desk) for primitive in ties.with_holders(desk)),
         waits=tuple(desk.waits.values()),

@@ -121,7 +121,7 @@ def _event(look: Look) -> Sighting | None:
     event = look.frame.local("self")
     if event is None or not is_a(event, "asyncio.locks.Event"):
         return None
-    return Sighting(event_primitive(event, look.desk), "wait")
+    return Sighting(look.desk.known("event", event) or event_primitive(event, look.desk), "wait")
 
 
 def _wait(look: Look) -> Sighting | None:
@@ -158,9 +158,9 @@ def _acquire(look: Look) -> Sighting | None:
     if obj is None:
         return None
     if is_a(obj, "asyncio.locks.Lock"):
-        return Sighting(lock_primitive(obj, look.desk), "acquire")
+        return Sighting(look.desk.known("lock", obj) or lock_primitive(obj, look.desk), "acquire")
     if is_a(obj, "asyncio.locks.Semaphore"):
-        return Sighting(semaphore_primitive(obj, look.desk), "acquire")
+        return Sighting(look.desk.known("semaphore", obj) or semaphore_primitive(obj, look.desk), "acquire")
     return None
 
 
@@ -168,7 +168,8 @@ def _queue(look: Look) -> Sighting | None:
     queue = look.frame.local("self")
     if queue is None or not is_a(queue, "asyncio.queues.Queue"):
         return None
-    return Sighting(queue_primitive(queue, look.desk, f"queue-{look.frame.name}"), look.frame.name)
+    side = f"queue-{look.frame.name}"
+    return Sighting(look.desk.known(side, queue) or queue_primitive(queue, look.desk, side), look.frame.name)
 
 
 WAITS = (

@@ -69,6 +69,9 @@ class Desk(Protocol):
     def id_of(self, kind: str, obj: ObjectView) -> str:
         """The id of a primitive, task or request made of this object: ``kind`` + ":" + its address in hex."""
 
+    def known(self, kind: str, obj: ObjectView) -> Primitive | None:
+        """The primitive that was already made of this object in this snapshot: a lock with a thousand waiters is read once."""
+
     def add_primitive(self, primitive: Primitive) -> None:
         """Adds or merges: states are merged, holders and waiters united."""
 

@@ -29,6 +29,8 @@ class SnapshotDesk:
         self.bound: dict[str, str] = {}
         self.holds: dict[str, list[Hold]] = {}
         self.waits: dict[tuple[str, str], Wait] = {}
+        #: Waiters by primitive, apart from the records: a lock may have thousands.
+        self.waiters: dict[str, dict[str, None]] = {}
         self.serves: dict[str, str] = {}
         self.gaps: list[str] = []
         self.dropped: dict[str, int] = {}
@@ -40,8 +42,13 @@ class SnapshotDesk:
         self.addresses[made] = obj.id
         return made
 
+    def known(self, kind: str, obj: ObjectView) -> Primitive | None:
+        return self.primitives.get(f"{kind}:{obj.id:x}")
+
     def add_primitive(self, primitive: Primitive) -> None:
         known = self.primitives.get(primitive.id)
+        if known is primitive:
+            return
         if known is not None:
             self.primitives[primitive.id] = _merge_primitives(known, primitive)
         elif self._room("primitives", self.primitives):
@@ -75,7 +82,10 @@ class SnapshotDesk:
         frame: Frame | None = None,
         deadline_ns: int | None = None,
     ) -> None:
-        self.waits.setdefault((waiter_id, primitive_id), Wait(waiter_id, primitive_id, op, since_ns, frame, deadline_ns))
+        key = (waiter_id, primitive_id)
+        if key not in self.waits:
+            self.waits[key] = Wait(waiter_id, primitive_id, op, since_ns, frame, deadline_ns)
+            self.waiters.setdefault(primitive_id, {})[waiter_id] = None
 
     def serve(self, thread_id: str, task_id: str) -> None:
         self.serves.setdefault(thread_id, task_id)

@@ -7,59 +7,94 @@ is not what the application waits on; only its deadlines count.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hangwatch.integrations import DEADLINES, HOLDS, REQUESTS, WAITS, asyncio_tasks
-from hangwatch.integrations.base import Desk, Look, Sighting, Spot
+from hangwatch.integrations.base import DeadlineLook, Desk, HeldLook, Look, Sighting, Spot
 from hangwatch.reading.view import FrameView, ObjectView, TaskView
 from hangwatch.records import Frame, Request
 
-_LIBRARY = re.compile(r"/site-packages/|/dist-packages/|/lib(?:64)?/python3\.\d+/|^<frozen |/hangwatch/(?:integrations|reading|patching)")
-#: The agent's wrappers. They are ours: not shown, but that of Event.wait is read, as it keeps the begin of the wait in its frame.
-_WRAPPERS = re.compile(r"/hangwatch/integrations/\w+_hooks\.py$")
-_known_files: dict[str, bool] = {}
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LIBRARY = re.compile(r"/site-packages/|/dist-packages/|/lib(?:64)?/python3\.\d+/|^<frozen |/hangwatch/(?:integrations/|patching\.py)")
+#: Our own wrappers stand between the application's frames: they are read (Event.wait's keeps the begin of the wait), and not shown.
+_WRAPPERS = re.compile(r"/hangwatch/(?:integrations/\w+_hooks|patching)\.py$")
+#: Places remembered. They hold no objects of the application's, only names; a service has some thousand functions.
+_PLACES_LIMIT = 50_000
 
 
-def is_library(file: str) -> bool:
-    """Is it somebody else's code (the standard library, an installed package, ours), not the application's?"""
-    known = _known_files.get(file)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is known of a function by its file and name alone.
+
+    ``library``: somebody else's code (the standard library, an installed package, ours). ``ours``: hangwatch's own, and
+    no wrapper. ``wrapper``: one of our wrappers, not to be shown.
+    """
+
+    library: bool
+    wrapper: bool
+    ours: bool
+    waits: tuple[Spot, ...]
+    requests: tuple[Spot, ...]
+
+
+_places: dict[tuple[str, str], Place] = {}
+
+
+def place_of(frame: FrameView) -> Place:
+    key = (frame.file, frame.name)
+    known = _places.get(key)
     if known is None:
-        if len(_known_files) > 20_000:
-            _known_files.clear()
-        known = _known_files[file] = _LIBRARY.search(file.replace("\\", "/")) is not None
+        if len(_places) >= _PLACES_LIMIT:
+            _places.clear()
+        known = _places[key] = _place(*key)
     return known
 
 
-def is_wrapper(frame: FrameView) -> bool:
-    return _WRAPPERS.search(frame.file) is not None
+def _place(file: str, name: str) -> Place:
+    path = file.replace("\\", "/")
+    key = (path.rpartition("/")[2], name)
+    wrapper = _WRAPPERS.search(path) is not None
+    return Place(
+        library=_LIBRARY.search(path) is not None,
+        wrapper=wrapper,
+        ours=file.startswith(_OURS) and not wrapper,
+        waits=tuple(spot for spot in WAITS.get(key, ()) if path.endswith(spot.file)),
+        requests=tuple(spot for spot in REQUESTS.get(key, ()) if path.endswith(spot.file)),
+    )
 
 
-def record_of(frame: FrameView) -> Frame:
-    return Frame(frame.file, frame.line, frame.function)
+def is_library(file: str) -> bool:
+    return _LIBRARY.search(file.replace("\\", "/")) is not None
+
+
+def record_of(frame: FrameView, desk: Desk) -> Frame:
+    """The frame as a record; equal ones are one object, as ten thousand parked tasks have the same few."""
+    interned: dict[tuple[str, int, str], Frame] = desk.memo.setdefault(__name__, {})
+    key = (frame.file, frame.line, frame.function)
+    known = interned.get(key)
+    if known is None:
+        known = interned[key] = Frame(*key)
+    return known
 
 
 def innermost_own(chain: list[FrameView]) -> FrameView | None:
     """The innermost frame of the application."""
-    return next((frame for frame in reversed(chain) if not is_library(frame.file)), None)
+    return next((frame for frame in reversed(chain) if not place_of(frame).library), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one chain says: its wait, and the earliest moment at which a timeout of its own ends that."""
+    """What one chain says: its wait, the earliest moment at which a timeout of its own ends that, and since when it waits."""
 
-    sighting: Sighting | None
-    deadline_ns: int | None
-    since_ns: int | None
+    sighting: Sighting | None = None
+    deadline_ns: int | None = None
+    since_ns: int | None = None
 
 
-def spots_of(frame: FrameView, index: dict[tuple[str, str], list[Spot]]) -> list[Spot]:
-    file = frame.file
-    spots = index.get((file[file.rfind("/") + 1 :], frame.name))
-    if not spots:
-        return []
-    return [spot for spot in spots if file.endswith(spot.file)]
+NOTHING = Found()
 
 
 def wait_of(chain: list[FrameView], desk: Desk, waiter_id: str, task: TaskView | None = None) -> Found:
@@ -71,13 +106,12 @@ def wait_of(chain: list[FrameView], desk: Desk, waiter_id: str, task: TaskView |
     in_library = True
     for index in range(len(chain) - 1, -1, -1):
         frame = chain[index]
-        if is_wrapper(frame):
-            value = frame.local("since_ns")
-            known = value.value() if value is not None else None
-            since = known if isinstance(known, int) else since
+        place = place_of(frame)
+        if place.wrapper:
+            since = _since(frame) if in_library and since is None else since
             continue
-        in_library = in_library and is_library(frame.file)
-        for spot in spots_of(frame, WAITS):
+        in_library = in_library and place.library
+        for spot in place.waits:
             if not in_library and not spot.transparent:
                 continue
             seen = _look(spot, Look(frame, chain, index, desk, waiter_id, task, awaited))
@@ -92,6 +126,12 @@ def wait_of(chain: list[FrameView], desk: Desk, waiter_id: str, task: TaskView |
     return Found(best, min(deadlines, default=None), since)
 
 
+def _since(wrapper: FrameView) -> int | None:
+    held = wrapper.local("since_ns") if wrapper.name == "wait" else None
+    value = held.value() if held is not None else None
+    return value if isinstance(value, int) else None
+
+
 def _look(spot: Spot, look: Look) -> Sighting | None:
     try:
         seen = spot.look(look)
@@ -104,7 +144,7 @@ def _look(spot: Spot, look: Look) -> Sighting | None:
 def requests_of(chain: list[FrameView], desk: Desk, task_id: str, task: TaskView | None) -> None:
     """Tells the desk which request the task works for, where a frame says so."""
     for index, frame in enumerate(chain):
-        for spot in spots_of(frame, REQUESTS):
+        for spot in place_of(frame).requests:
             try:
                 told = spot.look(Look(frame, chain, index, desk, task_id, task))
             except Exception as error:
@@ -117,7 +157,7 @@ def requests_of(chain: list[FrameView], desk: Desk, task_id: str, task: TaskView
                 desk.bind(task_id, told)
 
 
-def opened(chain: list[FrameView]) -> Iterator[tuple[ObjectView, FrameView]]:
+def _opened(chain: list[FrameView]) -> Iterator[tuple[ObjectView, FrameView]]:
     """Every open context manager of every frame, outermost first, those inside an exit stack included."""
     for frame in chain:
         for manager in frame.held():
@@ -139,26 +179,30 @@ def _in_exit_stack(manager: ObjectView) -> Iterator[ObjectView]:
 def holds_of(chain: list[FrameView], desk: Desk, owner_id: str) -> int | None:
     """Tells the desk what the chain holds; gives the earliest deadline among the open timeouts."""
     deadlines = []
-    for manager, frame in opened(chain):
-        for name in manager.base_names:
-            deadline = DEADLINES.get(name)
-            if deadline is not None:
-                when = deadline(manager)
-                deadlines += [when] if when is not None else []
-                break
-            look = HOLDS.get(name)
-            if look is not None:
-                _hold(look, manager, desk, owner_id, frame)
-                break
+    for manager, frame in _opened(chain):
+        deadline, held = _known(manager)
+        when = deadline(manager) if deadline is not None else None
+        if when is not None:
+            deadlines.append(when)
+        if held is not None:
+            _hold(held, manager, desk, owner_id, frame)
     return min(deadlines, default=None)
 
 
-def _hold(look: object, manager: ObjectView, desk: Desk, owner_id: str, frame: FrameView) -> None:
+def _known(manager: ObjectView) -> tuple[DeadlineLook | None, HeldLook | None]:
+    """By the nearest class of its that anybody knows."""
+    for name in manager.base_names:
+        if name in DEADLINES or name in HOLDS:
+            return DEADLINES.get(name), HOLDS.get(name)
+    return None, None
+
+
+def _hold(look: HeldLook, manager: ObjectView, desk: Desk, owner_id: str, frame: FrameView) -> None:
     try:
-        primitive = look(manager, desk)  # type: ignore[operator]
+        primitive = look(manager, desk)
     except Exception as error:
         desk.gap(f"a held {manager.type_name} could not be read: {type(error).__name__}: {error}")
         return
     if primitive is not None:
         desk.add_primitive(primitive)
-        desk.hold(owner_id, primitive.id, record_of(frame))
+        desk.hold(owner_id, primitive.id, record_of(frame, desk))

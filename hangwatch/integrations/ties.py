@@ -22,6 +22,14 @@ def with_parents(known: dict[str, Task], desk: SnapshotDesk) -> dict[str, Task]:
     return tasks
 
 
+def completed(task: Task, desk: SnapshotDesk) -> Task:
+    """The task with the holds and the request that were told after it was read."""
+    holds, request_id = tuple(desk.holds.get(task.id, ())), desk.bound.get(task.id)
+    if holds == task.holds and request_id == task.request_id:
+        return task
+    return replace(task, holds=holds, request_id=request_id)
+
+
 def find_servants(desk: SnapshotDesk) -> None:
     """Tells the desk which task waits for the job that a thread runs."""
     for wait in desk.waits.values():
@@ -46,14 +54,17 @@ def bind_children(tasks: dict[str, Task], desk: SnapshotDesk) -> None:
 
 
 def with_holders(desk: SnapshotDesk) -> Iterator[Primitive]:
-    """Primitives with everybody whose open ``with`` block holds them."""
+    """Primitives with everybody who waits for them, and everybody whose open ``with`` block holds them."""
     holders: dict[str, list[str]] = {}
     for owner_id, held in desk.holds.items():
         for hold in held:
             holders.setdefault(hold.primitive_id, []).append(owner_id)
     for primitive in desk.primitives.values():
-        extra = [owner for owner in holders.get(primitive.id, ()) if owner not in primitive.waiters]
-        yield replace(primitive, holders=union(primitive.holders, extra)) if extra else primitive
+        waiting = desk.waiters.get(primitive.id, {})
+        extra = [owner for owner in holders.get(primitive.id, ()) if owner not in waiting]
+        if waiting or extra:
+            primitive = replace(primitive, waiters=union(primitive.waiters, waiting), holders=union(primitive.holders, extra))
+        yield primitive
 
 
 def settled(primitive: Primitive, desk: SnapshotDesk) -> Primitive:

@@ -19,6 +19,9 @@ Expression = tuple[tuple[str, Any], ...]
 
 _SKIPPED = frozenset({"CACHE", "NOP", "EXTENDED_ARG", "RESUME", "PRECALL", "PUSH_NULL", "NOT_TAKEN"})
 
+_GET_AWAITABLE = dis.opmap["GET_AWAITABLE"]
+_BEFORE_ASYNC_WITH = dis.opmap.get("BEFORE_ASYNC_WITH", -1)
+
 
 @dataclass(frozen=True, slots=True)
 class With:
@@ -63,15 +66,12 @@ def open_withs(code: CodeType, offset: int) -> list[Expression | None]:
 
 def entering(code: CodeType, offset: int) -> bool:
     """The frame is suspended in the ``__aenter__`` of its innermost ``async with``: that one is not entered yet."""
-    known = outline(code)
-    # 3.13+ notes where the frame will go on (a RESUME, left out of the outline), earlier ones where it stopped.
-    index = max((spot for at, spot in known.spots.items() if at <= offset), default=-1)
-    for position in range(index, max(index - 5, -1), -1):
-        item = known.instructions[position]
-        if item.opname == "GET_AWAITABLE":
+    raw = code.co_code
+    for position in range(min(offset, len(raw) - 2), max(offset - 24, -1), -2):
+        if raw[position] == _GET_AWAITABLE:
             if sys.version_info >= (3, 11):
-                return bool(item.arg == 1)
-            return position > 0 and known.instructions[position - 1].opname == "BEFORE_ASYNC_WITH"
+                return raw[position + 1] == 1
+            return position >= 2 and raw[position - 2] == _BEFORE_ASYNC_WITH
     return False
 
 

@@ -14,11 +14,13 @@ import threading
 import time
 import types
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from hangwatch.reading import installed, reach, threadstat
-from hangwatch.reading.live_frames import LiveFrame, owned_frame, suspended, thread_frames
+from hangwatch.reading.live_frames import LiveFrame, current_frames, owned_frame, suspended, thread_frames
 from hangwatch.reading.live_objects import LiveObject, instance_dict, isinstance_c, name_of_type, read_field
+from hangwatch.reading.stillness import no_collection
 from hangwatch.reading.view import ObjectView, TaskView
 
 #: Work done before the loop is let in. 5 ms is the interpreter's own switch interval: a loop that wants to run waits no longer.
@@ -187,15 +189,18 @@ class LiveReader:
             time.sleep(PAUSE_S)
             self._slice_began = time.perf_counter_ns()
 
+    def looking(self) -> AbstractContextManager[None]:
+        return no_collection()
+
     # loops and threads
 
     def threads(self) -> list[LiveThread]:
         known = _active_threads()
-        frames = sys._current_frames()
+        frames = current_frames()
         return [LiveThread(ident, frame, known.get(ident)) for ident, frame in frames.items() if ident not in self._skipped]
 
     def loops(self) -> list[LiveLoop]:
-        frames = sys._current_frames()
+        frames = current_frames()
         found: dict[int, tuple[Any, int | None]] = {id(loop): (loop, self._loop_threads.get(id(loop))) for loop in self._known}
         for ident, frame in frames.items():
             for loop in _loops_of(frame):
@@ -239,7 +244,7 @@ class LiveReader:
     def running_frames(self, coroutine: Any, loop: Any) -> list[LiveFrame]:
         """The part of the thread's stack that belongs to a running coroutine."""
         outermost = owned_frame(coroutine)
-        for frame in sys._current_frames().values():
+        for frame in current_frames().values():
             frames = thread_frames(frame)
             for index, view in enumerate(frames):
                 if view.frame is outermost:

@@ -9,6 +9,7 @@ changes to it are written back into the frame).
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 import types
@@ -18,6 +19,7 @@ from typing import Any, Final
 from hangwatch.reading import bytecode
 from hangwatch.reading.live_objects import LiveObject, instance_dict, isinstance_c, mro, read_attribute
 
+_OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _OPTIMIZED: Final = 0x1  # inspect.CO_OPTIMIZED: locals live in the frame, f_locals is a copy
 _COPIES_LOCALS: Final = sys.version_info < (3, 13)
 _REFERENTS_OF_OWNER: Final = sys.version_info >= (3, 11)
@@ -28,21 +30,21 @@ CHAIN_LIMIT: Final = 500
 
 _BOUND: Final = (types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType)
 _UNBOUND: Final = (types.FunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
+_CALLABLE: Final = frozenset((*_BOUND, *_UNBOUND))
 
 
 class LiveFrame:
     """A `FrameView`. ``owner`` is the suspended coroutine or generator whose frame this is, None for a running frame."""
 
-    __slots__ = ("frame", "innermost", "owner")
+    __slots__ = ("file", "frame", "innermost", "name", "owner")
 
     def __init__(self, frame: types.FrameType, owner: Any = None, innermost: bool = False) -> None:
+        code = frame.f_code
         self.frame = frame
         self.owner = owner
         self.innermost = innermost
-
-    @property
-    def file(self) -> str:
-        return self.frame.f_code.co_filename
+        self.file: str = code.co_filename
+        self.name: str = code.co_name
 
     @property
     def line(self) -> int:
@@ -56,10 +58,6 @@ class LiveFrame:
         if self.owner is not None and type(self.owner) in _QUALIFIED:
             return str(self.owner.__qualname__)
         return code.co_name
-
-    @property
-    def name(self) -> str:
-        return self.frame.f_code.co_name
 
     @property
     def id(self) -> int:
@@ -88,6 +86,8 @@ class LiveFrame:
     def held(self) -> list[LiveObject]:
         if self.owner is None:
             return self._held_running()
+        if _REFERENTS_OF_OWNER and not self.frame.f_code.co_exceptiontable:  # no `with`, no `try`: nothing can be open
+            return []
         found = _entered(self._referents(), self)
         if found and bytecode.entering(self.frame.f_code, self.frame.f_lasti):
             found.pop()
@@ -167,7 +167,7 @@ def _entered(referents: list[Any], view: LiveFrame) -> list[Any]:
     Up to 3.13 ``with`` pushes the bound exit method; 3.14 pushes the plain function, then the object (CPython's
     LOAD_SPECIAL). A local variable may refer to such a method too, so locals are taken away first.
     """
-    if not any(_is_exit(item) for item in referents):
+    if not any(type(item) in _CALLABLE and _is_exit(item) for item in referents):
         return []
     stack = _without_locals(referents, view)
     found = []
@@ -292,6 +292,21 @@ def _behind(obj: Any) -> Any:
                 if type(value) in _LINKS or type(value).__name__ in _BETWEEN:
                     return value
     return None
+
+
+def current_frames() -> dict[int, types.FrameType]:
+    """The innermost frame of every thread by ident; of this one the innermost that is not hangwatch's own.
+
+    Our own frames are not looked at: a view of a frame that holds views would keep itself alive.
+    """
+    frames = sys._current_frames()
+    here = threading.get_ident()
+    frame = frames.pop(here, None)
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    if frame is not None:
+        frames[here] = frame
+    return frames
 
 
 def thread_frames(innermost: types.FrameType | None) -> list[LiveFrame]:

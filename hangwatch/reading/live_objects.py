@@ -61,11 +61,23 @@ def name_of_type(cls: type) -> str:
     return f"{module}.{_type_qualname(cls)}"
 
 
+#: Names of a class and its bases, by the class's address, with the class, so that the address stays its own. Bounded: classes can
+#: be made at run time.
+_known_names: dict[int, tuple[type, tuple[str, ...]]] = {}
+_NAMES_LIMIT = 5_000
+
+
+def _names(cls: type) -> tuple[str, ...]:
+    known = _known_names.get(id(cls))
+    if known is None or known[0] is not cls:
+        if len(_known_names) >= _NAMES_LIMIT:
+            _known_names.clear()
+        known = _known_names[id(cls)] = (cls, tuple(name_of_type(base) for base in _type_mro(cls) if base is not object) or ("object",))
+    return known[1]
+
+
 def read_attribute(obj: object, name: str) -> Any:
     """The value of ``obj.name`` where reading it runs nobody's code; raises AttributeError otherwise."""
-    special = _SPECIAL.get((type(obj), name))
-    if special is not None:
-        return special(obj)
     for cls in mro(obj):
         found = _type_dict(cls).get(name, _NOTHING)
         if found is _NOTHING:
@@ -126,26 +138,28 @@ def _peername(sock: Any) -> str | None:
     return f"{address[0]}:{address[1]}" if type(address) is tuple else str(address) or None
 
 
-_SPECIAL: Final[dict[tuple[type, str], Callable[[Any], Any]]] = {
-    (_CTASK, "_name"): _CTASK.get_name,
-    (_CTASK, "_coro"): _CTASK.get_coro,
-    (_CTASK, "_context"): _task_context,
-    (_CTASK, "_num_cancels_requested"): _cancel_requests,
-    (weakref.ref, "target"): lambda ref: ref(),
-    (_thread.LockType, "locked"): lambda lock: lock.locked(),
-    (_thread.RLock, "owner"): _rlock_owner,
-    (_socket.socket, "peername"): _peername,
-    (_socket.socket, "fileno"): _socket.socket.fileno,
-    (object, "__dict__"): lambda obj: instance_dict(obj),
+#: Fields that only a method gives, by name and then by class.
+_SPECIAL: Final[dict[str, dict[type, Callable[[Any], Any]]]] = {
+    "_name": {_CTASK: _CTASK.get_name},
+    "_coro": {_CTASK: _CTASK.get_coro},
+    "_context": {_CTASK: _task_context},
+    "_num_cancels_requested": {_CTASK: _cancel_requests},
+    "target": {weakref.ref: lambda ref: ref()},
+    "locked": {_thread.LockType: lambda lock: lock.locked()},
+    "owner": {_thread.RLock: _rlock_owner},
+    "peername": {_socket.socket: _peername},
+    "fileno": {_socket.socket: _socket.socket.fileno},
+    "__dict__": {object: lambda obj: instance_dict(obj)},
 }
 
 
 def read_field(obj: Any, name: str) -> Any:
     """``read_attribute``, plus the fields of tasks, weak references and thread locks that only a method gives."""
-    for cls in mro(obj):
-        special = _SPECIAL.get((cls, name))
-        if special is not None:
-            return special(obj)
+    specials = _SPECIAL.get(name)
+    if specials is not None:
+        for cls in mro(obj):
+            if cls in specials:
+                return specials[cls](obj)
     return read_attribute(obj, name)
 
 
@@ -172,11 +186,11 @@ class LiveObject:
 
     @property
     def type_name(self) -> str:
-        return name_of_type(type(self.object))
+        return _names(type(self.object))[0]
 
     @property
     def base_names(self) -> tuple[str, ...]:
-        return tuple(name_of_type(cls) for cls in mro(self.object) if cls is not object)
+        return _names(type(self.object))
 
     def attr(self, name: str) -> LiveObject | None:
         try:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from hangwatch.reading.live_frames import owned_frame, suspended, thread_frames
+from hangwatch.reading.live_frames import current_frames, owned_frame, suspended, thread_frames
 from hangwatch.reading.live_objects import read_attribute, read_field
 
 #: Objects looked at, and time spent, before the answer is "not known".
@@ -80,7 +80,7 @@ def _roots(skipped: frozenset[int]) -> Iterable[Any]:
         if module is not None and name != ours and not name.startswith(ours + "."):
             yield module
     here = threading.get_ident()
-    for ident, frame in sys._current_frames().items():
+    for ident, frame in current_frames().items():
         if ident in skipped or ident == here:
             continue
         for view in thread_frames(frame):
