@@ -16,7 +16,7 @@ from hangwatch.evidence import faulthandler, process, pyspy, sockets
 from hangwatch.evidence.base import Budget, Target
 from hangwatch.records import Evidence
 
-__all__ = ["CAPTURES", "Budget", "Target", "collect"]
+__all__ = ["CAPTURES", "Budget", "Collection", "Target", "collect", "prepare"]
 
 #: Every module has NAME and capture(target). The order is the order in which an incident shows them.
 CAPTURES: tuple[ModuleType, ...] = (faulthandler, pyspy, process, sockets)
@@ -25,22 +25,46 @@ CAPTURES: tuple[ModuleType, ...] = (faulthandler, pyspy, process, sockets)
 THREAD_NAME = "hangwatch-evidence"
 
 
-def collect(target: Target, which: Iterable[str] | None = None, deadline_s: float = 5.0) -> tuple[Evidence, ...]:
-    """Runs the captures named in ``which`` (all by default) at once, each in a thread of its own.
+def prepare() -> None:
+    """Imports what the captures will need, so that none has to at the stall, when the application may hold the import lock."""
+    for module in CAPTURES:
+        try:
+            getattr(module, "prepare", _nothing)()
+        except Exception:  # the capture itself will say what is missing
+            continue
 
-    Returns one Evidence for each name in the order of ``CAPTURES`` after at most about ``deadline_s`` seconds; one that has
-    not answered by then is an Evidence that says so, and its thread is left to end by itself. Never raises.
-    """
-    names = None if which is None else set(which)
-    chosen = [module for module in CAPTURES if names is None or module.NAME in names]
-    # A capture that knows its end comes back with a reason in time; the last tenth is for that.
-    target = dataclasses.replace(target, deadline_s=min(target.deadline_s, deadline_s * 0.9))
-    answers: queue.SimpleQueue[Evidence] = queue.SimpleQueue()
-    for module in chosen:
-        _start(module, target, answers)
-    found = _gather(answers, len(chosen), time.monotonic() + deadline_s)
-    late = f"gave no answer within {deadline_s:g} s"
-    return tuple(found.get(module.NAME) or Evidence(module.NAME, took_ms=deadline_s * 1e3, error=late) for module in chosen)
+
+def _nothing() -> None: ...
+
+
+class Collection:
+    """Captures that are under way, each in a thread of its own. ``gather`` waits for them, once."""
+
+    def __init__(self, target: Target, which: Iterable[str] | None = None, deadline_s: float = 5.0) -> None:
+        """Starts the captures named in ``which`` (all by default); their time begins now. Never raises."""
+        names = None if which is None else set(which)
+        self._chosen = [module for module in CAPTURES if names is None or module.NAME in names]
+        self._deadline_s = deadline_s
+        self._until_s = time.monotonic() + deadline_s
+        self._answers: queue.SimpleQueue[Evidence] = queue.SimpleQueue()
+        # A capture that knows its end comes back with a reason in time; the last tenth is for that.
+        target = dataclasses.replace(target, deadline_s=min(target.deadline_s, deadline_s * 0.9))
+        for module in self._chosen:
+            _start(module, target, self._answers)
+
+    def gather(self) -> tuple[Evidence, ...]:
+        """One Evidence for each capture in the order of ``CAPTURES``, at the latest when the deadline has passed.
+
+        One that has not answered by then is an Evidence that says so, and its thread is left to end by itself. Never raises.
+        """
+        found = _gather(self._answers, len(self._chosen), self._until_s)
+        late = f"gave no answer within {self._deadline_s:g} s"
+        return tuple(found.get(module.NAME) or Evidence(module.NAME, took_ms=self._deadline_s * 1e3, error=late) for module in self._chosen)
+
+
+def collect(target: Target, which: Iterable[str] | None = None, deadline_s: float = 5.0) -> tuple[Evidence, ...]:
+    """All at once, and waits for them: ``Collection(…).gather()``. Who has something else to do meanwhile keeps the Collection."""
+    return Collection(target, which, deadline_s).gather()
 
 
 def _start(module: ModuleType, target: Target, answers: queue.SimpleQueue[Evidence]) -> None:

@@ -12,6 +12,7 @@ to run without getting a CPU), ``context_switches`` {"voluntary", "involuntary"}
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,12 +25,15 @@ from hangwatch.records import Evidence
 
 NAME = "process"
 
-# Long enough to see some periods of CPU throttling (100 ms by default) begin or end, short beside the 300 ms
-# in which an incident is to be on disk.
-_WINDOW_S = 0.12
+# One period of CPU throttling (100 ms by default); short beside the 300 ms in which an incident is to be on disk.
+_WINDOW_S = 0.1
 _MAX_PEERS = 50
 _MAX_THREADS = 200
 _MAX_CHILDREN = 100
+
+
+def prepare() -> None:
+    import psutil  # noqa: F401
 
 
 def capture(target: Target) -> Evidence:
@@ -158,8 +162,6 @@ def _child(pid: int) -> dict[str, Any]:
 
 
 def _machine(process: Any) -> dict[str, Any]:
-    import os
-
     return {"cpus": len(process.cpu_affinity()), "load": [round(value, 2) for value in os.getloadavg()]}
 
 

@@ -1,4 +1,4 @@
-"""From the moment a request's limit passes to the incident on disk: a real uvicorn under `hangwatch run`, a really parked request.
+"""From the moment a request's limit passes to the incident on disk: a real uvicorn with the agent inside, a really parked request.
 
 Clocks: the stall's ``since_ns`` is the service's CLOCK_MONOTONIC, which all processes of one machine share.
 """
@@ -40,15 +40,23 @@ def connect(port: int) -> socket.socket:
             time.sleep(0.02)
 
 
-def stored(spool: Path) -> tuple[int, dict[str, Any]]:
-    """When the first incident was there (monotonic ns), and the incident. It appears whole, by a rename."""
+def stored(spool: Path, tool: str | None) -> tuple[int, dict[str, Any]]:
+    """When the first incident (with what ``tool`` said, where given) was there, in monotonic ns, and the incident.
+
+    It appears whole, by a rename, and may be replaced by a fuller one: py-spy's answer comes into an incident that is stored already.
+    """
     end = time.monotonic() + _PATIENCE_S
     while time.monotonic() < end:
         for path in spool.glob("incidents/*/incident.json"):
             seen_ns = time.monotonic_ns()
-            return seen_ns, json.loads(path.read_text())
+            try:
+                incident = json.loads(path.read_text())
+            except OSError:  # just being replaced
+                continue
+            if tool is None or any(evidence["tool"] == tool for evidence in incident["evidence"]):
+                return seen_ns, incident
         time.sleep(0.002)
-    raise SystemExit("no incident was stored: the agent missed a parked request")
+    raise SystemExit(f"no incident{f' with {tool}' if tool else ''} was stored: the agent missed a parked request")
 
 
 def once(with_pyspy: bool) -> dict[str, float]:
@@ -62,15 +70,14 @@ def once(with_pyspy: bool) -> dict[str, float]:
             "HANGWATCH_PYSPY": "1" if with_pyspy else "0",
             "PYTHONPATH": str(HERE.parent.parent),
         }
-        command = [sys.executable, "-m", "hangwatch", "run", "--", sys.executable, str(HERE / "parked_service.py"), str(port)]
-        service = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, start_new_session=True)
+        command = [sys.executable, str(HERE / "parked_service.py"), str(port), "agent"]
+        service = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
         try:
             with connect(port) as client:
                 client.sendall(b"GET /parked HTTP/1.1\r\nHost: x\r\n\r\n")
-                seen_ns, incident = stored(Path(folder))
+                seen_ns, incident = stored(Path(folder), pyspy.NAME if with_pyspy else None)
         finally:
-            # The service may be a child of `hangwatch run`: its whole group goes.
-            os.killpg(service.pid, 9)
+            service.kill()
             service.wait()
     tools = {evidence["tool"]: evidence["took_ms"] for evidence in incident["evidence"]}
     if with_pyspy and any(e["tool"] == pyspy.NAME and e["error"] for e in incident["evidence"]):

@@ -1,4 +1,4 @@
-"""The service under the benchmarks: /parked waits for an event that nobody sets, while some healthy tasks sleep beside it."""
+"""The service under the benchmarks (arguments: a port, and ``agent`` to install it): /parked waits for an event that nobody sets, while some healthy tasks sleep beside it."""
 
 from __future__ import annotations
 
@@ -27,4 +27,8 @@ sleepers: list[asyncio.Future] = []
 if __name__ == "__main__":
     import uvicorn
 
+    if "agent" in sys.argv:
+        import hangwatch
+
+        hangwatch.install()
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")

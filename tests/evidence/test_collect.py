@@ -72,3 +72,29 @@ def test_all_of_a_process_that_is_gone():
 def test_importing_it_loads_no_third_party_module():
     program = "import sys, hangwatch.evidence; print([m for m in ('psutil', 'click', 'opentelemetry', 'ctypes') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
+
+
+def test_what_is_prepared_is_not_imported_at_the_stall():
+    program = """
+import sys, os, hangwatch.evidence as e
+e.prepare()
+before = set(sys.modules)
+found = e.collect(e.Target(os.getpid()), which=["process", "sockets", "faulthandler"], deadline_s=60)
+print(sorted(name for name in set(sys.modules) - before))
+"""
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
+
+
+def test_captures_run_while_their_owner_does_something_else(monkeypatch):
+    begun, end = threading.Event(), threading.Event()
+
+    def waits(target):
+        begun.set()
+        end.wait()
+        return Evidence("waits")
+
+    monkeypatch.setattr(evidence, "CAPTURES", (types.SimpleNamespace(NAME="waits", capture=waits),))
+    collection = evidence.Collection(Target(os.getpid()), deadline_s=60)
+    assert begun.wait(60)
+    end.set()
+    assert [e.error for e in collection.gather()] == [None]
