@@ -14,16 +14,19 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from hangwatch import evidence, snapshot
+from hangwatch import evidence
 from hangwatch.attach import permissions
 from hangwatch.attach.side import Side
 from hangwatch.attach.stalled import stall_between
+from hangwatch.errors import CannotLook
 from hangwatch.evidence.base import Target
 from hangwatch.investigate import investigate
 from hangwatch.reading.remote import RemoteReader
+from hangwatch.reading.remote.core import CoreSide, CoreSource
 from hangwatch.records import Evidence, Incident, Snapshot, Stall
+from hangwatch.snapshot import take
 
-__all__ = ["look", "open_reader"]
+__all__ = ["look", "look_at_core", "open_reader"]
 
 #: Time between the two looks: longer than a healthy callback or the 0.1 s tick of a server, short for who waits for the answer.
 APART_S = 0.3
@@ -53,14 +56,32 @@ def look(
     """
     reader = reader or open_reader(pid)
     began = time.monotonic()
-    earlier = snapshot.take(reader)
+    earlier = take(reader)
     wanted = (*captures, "py-spy") if native else tuple(captures)
-    loops = tuple(loop.native_id for loop in reader.loops() if loop.native_id is not None)
-    collected = evidence.collect(Target(pid, native=native, loop_native_ids=loops), wanted) if wanted else ()
+    collected = evidence.collect(Target(pid, native=native, loop_native_ids=reader.loop_native_ids()), wanted) if wanted else ()
     time.sleep(max(0.0, apart_s - (time.monotonic() - began)))
     reader.refresh()
-    now = snapshot.take(reader)
+    now = take(reader)
     return conclude(earlier, now, collected, service or service_name(pid))
+
+
+def look_at_core(path: str, service: str = "") -> Incident:
+    """What hung in the process that left this core file, and why. Raises CannotLook.
+
+    There is one moment only: a contradiction cannot be seen twice, so nothing is proved by it alone.
+    """
+    source = CoreSource(path)
+    try:
+        reader = RemoteReader(source.pid, CoreSide(source), source)
+        now = take(reader)
+    except CannotLook as error:
+        if source.missing:
+            listed = ", ".join(sorted(source.missing)[:3])
+            raise CannotLook(str(error), f"The core leaves out pages of {listed}, and these files are not here or another build. gcore writes all pages.") from None
+        raise
+    gaps = ("A core file shows one moment: what moves and what stands still cannot be told apart.",)
+    now = dataclasses.replace(now, gaps=(*now.gaps, *gaps))
+    return conclude(None, now, (), service or source.arguments.rpartition(" ")[2])
 
 
 def conclude(earlier: Snapshot | None, now: Snapshot, collected: tuple[Evidence, ...], service: str) -> Incident:

@@ -42,8 +42,10 @@ def _candidates(earlier: Snapshot, snapshot: Snapshot) -> Iterable[tuple[str, st
 
 def _phases(earlier: Snapshot, snapshot: Snapshot) -> Iterable[tuple[str, str]]:
     """A task or thread that was starting or stopping the service in both looks, and did not move."""
-    before = {owner.id: owner.frames for owner in (*earlier.tasks, *earlier.threads)}
-    for owner in (*snapshot.tasks, *snapshot.threads):
+    old: list[Task | Thread] = [*earlier.tasks, *earlier.threads]
+    new: list[Task | Thread] = [*snapshot.tasks, *snapshot.threads]
+    before = {owner.id: owner.frames for owner in old}
+    for owner in new:
         for frame in owner.frames:
             for (file, function), kind in _PHASES.items():
                 if frame.file.endswith(file) and frame.function.rpartition(".")[2] == function and before.get(owner.id) == owner.frames:

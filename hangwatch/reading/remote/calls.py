@@ -34,17 +34,20 @@ class Frame(Protocol):
     address: int
     code: CodeInfo
 
+    def held(self) -> list[ObjectView]: ...
+
 
 def calling(frame: Frame, native_id: int, side: KernelSide) -> tuple[ObjectView, str] | None:
     """Receiver and method name, see ``FrameView.calling``."""
     found = list(dict.fromkeys(_candidates(frame)))
     call = side.syscall(native_id)
     likely: dict[int, str] = {}
+    entered = {view.id for view in frame.held()}
     for address, name in found:
         verdict = _confirmed(frame.codes.heap, address, name, native_id, side, call)
         if verdict:
             return RemoteObject(frame.codes, address), name
-        if verdict is None:
+        if verdict is None and address not in entered:
             likely.setdefault(address, name)
     if len(likely) != 1:
         return None
@@ -73,6 +76,8 @@ def _candidates(frame: Frame) -> Iterator[tuple[int, str]]:
                 owner = heap.memory.u64(address + heap.layout.cfunction_self)
                 if owner and method in _WAITING:
                     yield owner, method
+                elif owner and method == "__exit__" and heap.shape(heap.class_of(owner)) in _LOCKS:
+                    yield owner, "acquire"  # up to 3.13 the exit is in place before the lock is entered
             elif info.plain_name == "method_descriptor":
                 name = heap.text(heap.memory.u64(address + 24))
             elif before in _WAITING:

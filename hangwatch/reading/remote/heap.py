@@ -6,6 +6,7 @@ length or a class that is none is how a torn read shows itself, and the caller t
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -177,7 +178,7 @@ class Heap:
         if digits > 64:
             raise Unreadable("a torn or very large int")
         raw = memory.read(address + layout.int_digits, 4 * digits) if digits else b""
-        number = sum(digit << (30 * place) for place, (digit,) in enumerate(struct.iter_unpack("<I", raw)))
+        number: int = sum(digit << (30 * place) for place, (digit,) in enumerate(struct.iter_unpack("<I", raw)))
         return -number if negative else number
 
     def floating(self, address: int) -> float:
@@ -216,14 +217,9 @@ class Heap:
         mask, table = memory.u64(address + layout.set_mask), memory.u64(address + layout.set_table)
         if mask > _MOST or mask & (mask + 1):
             raise Unreadable("torn set")
-        given = 0
-        for key, digest in struct.iter_unpack("<Qq", memory.read(table, 16 * (mask + 1))):
-            # The mark of a removed entry is the only key with hash -1.
-            if key and digest != -1:
-                yield key
-                given += 1
-                if given >= limit:
-                    return
+        # The mark of a removed entry is the only key with hash -1.
+        keys = (key for key, digest in struct.iter_unpack("<Qq", memory.read(table, 16 * (mask + 1))) if key and digest != -1)
+        yield from itertools.islice(keys, limit)
 
     def deque_items(self, address: int, limit: int = _MOST) -> Iterator[int]:
         memory = self.memory
@@ -251,12 +247,7 @@ class Heap:
         values = self.memory.u64(address + self.layout.dict_values)
         if values and self.layout.version >= (3, 13):
             values += 8
-        given = 0
-        for key, value in self._entries(keys, values):
-            yield key, value
-            given += 1
-            if given >= limit:
-                return
+        yield from itertools.islice(self._entries(keys, values), limit)
 
     def _entries(self, keys: int, values: int) -> Iterator[tuple[int, int]]:
         memory = self.memory

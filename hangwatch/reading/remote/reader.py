@@ -21,7 +21,7 @@ from hangwatch.reading.remote.objects import RemoteObject
 from hangwatch.reading.remote.roster import TaskTable, ThreadState, thread_states
 from hangwatch.reading.remote.tasks import RemoteTask, still_true
 from hangwatch.reading.remote.threads import RemoteThread
-from hangwatch.reading.view import ObjectView, TaskView
+from hangwatch.reading.view import LoopView, ObjectView, TaskView, ThreadView
 
 _BROKEN = (Unreadable, struct.error, OverflowError)
 #: Readings of one part before it is given up as moving.
@@ -77,7 +77,7 @@ class RemoteReader:
         assert self._threads is not None
         return self._threads
 
-    def threads(self) -> list[RemoteThread]:
+    def threads(self) -> list[ThreadView]:
         names = self._thread_names()
         outside = self.side.outside_ids()
         return [
@@ -176,8 +176,15 @@ class RemoteReader:
         parked = [task for task in self.tasks() if not task.running]
         return {task.id for task, agrees in zip(parked, still_true(self.memory, parked), strict=True) if not agrees}
 
-    def loops(self) -> list[RemoteLoop]:
+    def loops(self) -> list[LoopView]:
+        return list(self._loops())
+
+    def _loops(self) -> list[RemoteLoop]:
         return find_loops(self.codes, self.tasks(), self._thread_states(), self.side)
+
+    def loop_native_ids(self) -> tuple[int, ...]:
+        """Native ids of the threads that run loops."""
+        return tuple(loop.native_id for loop in self._loops() if loop.native_id is not None)
 
     # -- the rest
 

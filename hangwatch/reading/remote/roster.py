@@ -55,7 +55,7 @@ def _thread_record_id(heap: Heap, record: int, inside_ids: frozenset[int]) -> in
     if heap.layout.has("record_id"):
         return heap.memory.i32(record + heap.layout.record_id)
     try:
-        words = struct.unpack("<512i", heap.memory.read(record, 2048))
+        words: tuple[int, ...] = struct.unpack("<512i", heap.memory.read(record, 2048))
     except Unreadable:
         return 0
     for place, word in enumerate(words):

@@ -153,4 +153,4 @@ def still_true(memory: Memory, tasks: Sequence[RemoteTask]) -> list[bool]:
     """For each task: do the words that would have changed still read the same, at this moment, past the cache?"""
     ranges = [(address, len(content)) for task in tasks for address, content in task.marks]
     found = iter(memory.fresh(ranges) if ranges else ())
-    return [all([next(found) == content for _, content in task.marks]) for task in tasks]
+    return [[next(found) for _ in task.marks] == [content for _, content in task.marks] for task in tasks]

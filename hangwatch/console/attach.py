@@ -1,0 +1,104 @@
+"""``hangwatch attach``: what hangs in a process that was never prepared for it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from hangwatch import attach as attaching
+from hangwatch.attach.target import Worker, resolve
+from hangwatch.errors import CannotLook, HangwatchError
+from hangwatch.records import Incident, to_json
+
+
+@click.command("attach")
+@click.argument("target", required=False, metavar="[PID|NAME|:PORT]")
+@click.option("--json", "as_json", is_flag=True, help="Print the incident as one JSON object.")
+@click.option("--native", is_flag=True, help="Ask py-spy for native frames too: it stops the target for some 50 ms.")
+@click.option("--watch", "watching", is_flag=True, help="Look again and again, drawn like top; q ends it.")
+@click.option("--core", type=click.Path(exists=True, dir_okay=False), help="Read a core file (gcore's or the kernel's) in place of a process.")
+def command(target: str | None, as_json: bool, native: bool, watching: bool, core: str | None) -> int:
+    """Look at a running worker from outside: what hangs, who should have ended it, why that one does not.
+
+    Its memory is read; it is not stopped, and no code runs in it. Python 3.9 to 3.15, asyncio and uvloop. A port
+    (:8000) or a part of the command line may stand for the pid, and a master for its workers.
+
+    Exit status: 0 nothing found, 1 findings, 2 it cannot be looked at.
+    """
+    if (target is None) == (core is None):
+        raise CannotLook("name a process or a core file", "hangwatch attach PID, hangwatch attach :8000, or hangwatch attach --core FILE")
+    if core is not None:
+        return _show(attaching.look_at_core(core), as_json)
+    assert target is not None
+    workers = resolve(target)
+    if watching:
+        from hangwatch.console import watching as screen
+
+        return screen.run(workers)
+    if len(workers) == 1:
+        return _show(attaching.look(workers[0].pid, native=native), as_json)
+    return _show_worst(workers, as_json, native)
+
+
+def _show_worst(workers: list[Worker], as_json: bool, native: bool) -> int:
+    """Several workers: each is looked at, the one with the surest findings is told, the others in a line each."""
+    seen: list[tuple[Worker, Incident]] = []
+    refused: HangwatchError | None = None
+    for worker in workers:
+        try:
+            seen.append((worker, attaching.look(worker.pid, native=native)))
+        except HangwatchError as error:
+            refused = error
+            click.echo(f"{worker.pid}  {error}", err=True)
+    if not seen:
+        raise refused or CannotLook("none of these processes can be looked at")
+    seen.sort(key=lambda pair: _rank(pair[1]))
+    for worker, incident in seen:
+        said = incident.findings[0].title if incident.findings else "nothing stands still"
+        click.echo(f"{worker.pid}  {worker.command}\n    {said}", err=True)
+    return _show(seen[0][1], as_json)
+
+
+def _rank(incident: Incident) -> tuple[int, int]:
+    sure = {"proved": 0, "likely": 1, "suspected": 2}
+    first = incident.findings[0] if incident.findings else None
+    return (sure.get(first.confidence, 3) if first else 4, -(first.frees if first else 0))
+
+
+def _show(incident: Incident, as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps(to_json(incident), ensure_ascii=False))
+    else:
+        _print(incident)
+    return 1 if incident.findings else 0
+
+
+def _print(incident: Incident) -> None:
+    """The page that ``show`` prints, where it is there; else the verdict in plain lines."""
+    shown: Any = None
+    try:
+        from hangwatch.console import render
+
+        shown = getattr(render, "incident_lines", None) or getattr(render, "incident", None)
+    except ImportError:
+        pass
+    if callable(shown):
+        for line in shown(incident):
+            click.echo(line)
+        return
+    snapshot = incident.snapshot
+    click.echo(f"pid {snapshot.pid}  Python {snapshot.versions.get('python', '?')}  {len(snapshot.tasks)} tasks, {len(snapshot.requests)} requests")
+    if not incident.findings:
+        click.echo("Nothing stands still that should move.")
+    for finding in incident.findings:
+        click.echo(f"\n{finding.cause} ({finding.confidence}): {finding.title}")
+        for fact in finding.because:
+            click.echo(f"  - {fact}")
+        for frame in finding.culprit[:3]:
+            click.echo(f"  {frame.function}  {frame.file}:{frame.line}")
+        if finding.advice:
+            click.echo(f"  {finding.advice}")
+    for gap in snapshot.gaps:
+        click.echo(f"  not seen: {gap}")
