@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from hangwatch.export.outbox import Outbox
@@ -22,7 +22,7 @@ NO_SUCH_SIGNAL = frozenset(("404", "405", "501"))
 
 
 class Sender(Protocol):
-    def send(self, parcels: list[Parcel]) -> Outcome: ...
+    def send(self, parcels: Sequence[Parcel]) -> Outcome: ...
 
     def close(self) -> None: ...
 

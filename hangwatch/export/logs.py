@@ -30,7 +30,8 @@ class LogSender:
         self._providers = Providers(self._provider)
         self._record_class = _record_class()
         self._known = set(inspect.signature(self._record_class.__init__).parameters)
-        self._providers.of({})  # what the SDK imports late is imported now
+        with unobserved():  # what the SDK imports and sets up late is there from now on
+            self._providers.of({})
 
     def _provider(self, resource: Any) -> Any:
         from opentelemetry.sdk._logs import LoggerProvider

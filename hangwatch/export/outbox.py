@@ -108,6 +108,17 @@ class Outbox:
         self._kept += taken
         return taken
 
+    def discard(self, incident_ids: set[str]) -> int:
+        """Deletes what ended processes left to send of these incidents; how many parcels that were."""
+        gone = 0
+        for folder in self._orphans():
+            for name in list(_parcels(folder)):
+                with contextlib.suppress(OSError, ValueError, AttributeError):
+                    if json.loads((folder / name).read_bytes()).get("incident_id") in incident_ids:
+                        (folder / name).unlink()
+                        gone += 1
+        return gone
+
     def has_orphans(self) -> bool:
         """Did an ended process leave something to send? Cheap enough for start-up: lists folders, reads no file."""
         return any(any(_parcels(folder)) for folder in self._orphans())

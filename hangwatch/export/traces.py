@@ -25,7 +25,8 @@ class TraceSender:
         self._ids = _preset_ids()
         self._ended: list[Any] = []
         self._providers = Providers(self._provider)
-        self._providers.of({})  # what the SDK imports late is imported now
+        with unobserved():  # what the SDK imports and sets up late is there from now on
+            self._providers.of({})
 
     def _provider(self, resource: Any) -> Any:
         from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
