@@ -1,60 +1,67 @@
-"""The spool: one folder per incident, written whole or not at all, shared by many workers without a lock.
+"""The spool: one folder per incident, written whole or not at all, shared by any number of workers without a lock between them.
 
-    <spool>/incidents/<id>/incident.json      the Incident, as `records.to_json` gives it
-    <spool>/incidents/<id>/<tool>.txt         what a tool said, for whoever works with cat and tar
-    <spool>/workers/<pid>-<start>/            worker.json and faulthandler.txt of a live (or killed) worker
-    <spool>/drafts/                           what is being written; a leftover of a killed writer is pruned after an hour
-    <spool>/outbox/                           what the exporters have not yet got rid of
+    <spool>/incidents/<id>/incident.json        the record; each evidence's text lies beside it as <tool>.txt
+    <spool>/workers/<pid>-<start>/              what a worker writes while it lives: worker.json, faulthandler.txt, lock
+    <spool>/outbox/                             what waits to be sent (see `hangwatch.export`)
 
-A folder is filled under ``drafts`` and renamed: whoever lists the spool sees all of an incident or nothing, also after ``kill -9``
-in the middle. An id begins with its time, so that names sort by age.
+A folder appears by rename(2) after its files are on the disk, and goes by rename before it is emptied, so nobody ever reads half of
+one. The ``lock`` of a worker is held for as long as the process lives, however it ends: a sign of life that also works between
+containers that share the folder but not their pids.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
+import fcntl
 import json
 import os
-import secrets
+import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hangwatch.errors import NoSuchIncident, SpoolError
-from hangwatch.records import Incident, from_json, to_json
+from hangwatch.kernel import files, procfs
+from hangwatch.records import Evidence, Incident, from_json, to_json
 
-INCIDENT_FILE = "incident.json"
-#: An unfinished draft older than this is a killed writer's: writing takes well under a second.
-DRAFT_MAX_AGE_S = 3600.0
-#: A worker's folder without a beat for this long, and without a process, is of no more use.
-WORKER_MAX_AGE_S = 7 * 86400.0
+RECORD: Final = "incident.json"
+LOCK: Final = "lock"
+#: What a killed writer or pruner left half done is removed after this long; no write takes anything like it.
+UNFINISHED_S: Final = 3600.0
+#: One incident larger than this is not one of ours: 10,000 tasks give some 20 MB.
+MAX_RECORD_BYTES: Final = 256 << 20
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# `Store.list` hides the builtin inside the class.
+Incidents = list[Incident]
+Names = list[str]
+Broken = list[tuple[Path, str]]
+Workers = list[tuple[Path, int, bool]]
 
 
 class Store:
-    """One spool. Safe to use from several processes and threads at once; holds nothing in memory."""
+    """One spool. Makes no folder before something is written. ``broken`` says of the last `list` what could not be read and why.
+
+    Methods that write raise SpoolError, and never anything else for what a disk does.
+    """
 
     def __init__(self, root: Path | str, max_mb: float = 200.0, max_days: float = 14.0) -> None:
-        """Makes the folders (0700: incidents hold paths and routes). Raises SpoolError when that cannot be done."""
         self.root = Path(root)
-        self.max_mb = max_mb
-        self.max_days = max_days
-        try:
-            for folder in (self.root, self.incidents, self.workers, self.drafts):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise SpoolError(f"the spool {self.root} cannot be made: {error.strerror or error}") from error
-        if not os.access(self.incidents, os.W_OK):
-            raise SpoolError(f"the spool {self.root} cannot be written by this user")
+        self.max_bytes = int(max_mb * 1e6)
+        self.max_age_s = max_days * 86400.0
+        self.broken: Broken = []
+        self._own: dict[int, Path] = {}
 
     @classmethod
     def existing(cls, root: Path | str) -> Store:
-        """The spool for reading only: nothing is made. Raises SpoolError when there is none or it cannot be read."""
-        store = cls.__new__(cls)
-        store.root, store.max_mb, store.max_days = Path(root), 200.0, 14.0
-        if store.root.exists() and not os.access(store.root, os.R_OK | os.X_OK):
-            raise SpoolError(f"the spool {root} cannot be read by this user", "Run this as the user of the service, or as root.")
+        """The spool for reading. Raises SpoolError when it cannot be read; one that does not exist is empty."""
+        store = cls(root)
+        store.ids()
         return store
 
     @property
@@ -66,189 +73,314 @@ class Store:
         return self.root / "workers"
 
     @property
-    def drafts(self) -> Path:
-        return self.root / "drafts"
-
-    @property
     def outbox(self) -> Path:
         return self.root / "outbox"
 
+    # Writing
+
     def add(self, incident: Incident) -> Path:
-        """Puts the incident on disk and returns its folder; prunes what is too old or too much. Raises OSError (disk full)."""
-        draft = self.drafts / f"{incident.id}-{secrets.token_hex(4)}"
-        final = self.incidents / _safe(incident.id)
+        """Keeps it and makes room for it; the folder it lies in. Adding the same id again replaces nothing and is no error."""
+        final = self.incidents / _checked(incident.id)
+        draft = self.incidents / f".{incident.id}.{os.getpid()}.{time.monotonic_ns():x}.tmp"
         try:
+            self.incidents.mkdir(parents=True, exist_ok=True, mode=0o700)
             draft.mkdir(mode=0o700)
-            for evidence in incident.evidence:
-                if evidence.text:
-                    (draft / f"{_safe(evidence.tool)}.txt").write_text(evidence.text, errors="replace")
-            _write(draft / INCIDENT_FILE, incident)
-            os.replace(draft, final)
+            _write_files(draft, incident)
+            _sync_folder(draft)
+            _appear(draft, final)
             _sync_folder(self.incidents)
-        except OSError:
+        except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
-            raise
-        with contextlib.suppress(OSError):
-            self.prune(keep=incident.id)
+            raise self._trouble(error) from None
+        self.prune(time.time(), keep=incident.id)
         return final
 
     def update(self, incident: Incident) -> None:
-        """Replaces a stored incident (count, end, evidence that came later). Does nothing when it was pruned. Raises OSError."""
-        folder = self.incidents / _safe(incident.id)
+        """Replaces what `add` kept under this id (its count went up, it is over, more evidence). Adds it when it is not there."""
+        folder = self.incidents / _checked(incident.id)
         if not folder.is_dir():
+            self.add(incident)
             return
-        draft = folder / f".{INCIDENT_FILE}.{secrets.token_hex(4)}"
         try:
-            for evidence in incident.evidence:
-                text = folder / f"{_safe(evidence.tool)}.txt"
-                if evidence.text and not text.exists():
-                    text.write_text(evidence.text, errors="replace")
-            _write(draft, incident)
-            os.replace(draft, folder / INCIDENT_FILE)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
+            _write_files(folder, incident)
+        except FileNotFoundError:  # pruned at this very moment
+            return
+        except OSError as error:
+            raise self._trouble(error) from None
 
-    def ids(self) -> Sequence[str]:
-        """Ids of all incidents, oldest first."""
+    def remove(self, incident_id: str) -> bool:
+        """False when somebody else was faster."""
+        gone = self.incidents / f".{incident_id}.{os.getpid()}.{time.monotonic_ns():x}.gone"
         try:
-            return sorted(entry.name for entry in os.scandir(self.incidents) if entry.is_dir() and not entry.name.startswith("."))
-        except OSError:
-            return []
-
-    def list(self) -> Sequence[Incident]:
-        """All incidents that can be read, oldest first; a broken folder is left out (`broken` names it)."""
-        return [incident for _, incident in self._read_all() if incident is not None]
-
-    def broken(self) -> Sequence[str]:
-        """Ids whose folder cannot be read."""
-        return [name for name, incident in self._read_all() if incident is None]
-
-    def load(self, name: str) -> Incident:
-        """The incident of this id, of the one that begins so, or the newest for ``last``. Raises NoSuchIncident, SpoolError."""
-        ids = self.ids()
-        if name == "last" and ids:
-            found = [*ids[-1:]]
-        else:
-            found = [known for known in ids if known == name] or [known for known in ids if known.startswith(name)]
-        if len(found) != 1:
-            what = (
-                f"{len(found)} incidents begin with {name!r}: {', '.join(found[:5])}" if found else f"no incident {name!r} in {self.root}"
-            )
-            raise NoSuchIncident(what)
-        incident = self._read(found[0])
-        if incident is None:
-            raise SpoolError(f"incident {found[0]} cannot be read", f"Its folder is {self.incidents / found[0]}.")
-        return incident
-
-    def folder(self, incident_id: str) -> Path:
-        """Where an incident lies."""
-        return self.incidents / _safe(incident_id)
-
-    def remove(self, incident_id: str) -> None:
-        """Takes an incident out. The rename first: nobody ever lists half of one."""
-        gone = self.drafts / f"gone-{secrets.token_hex(8)}"
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(self.folder(incident_id), gone)
+            (self.incidents / incident_id).rename(gone)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._trouble(error) from None
         shutil.rmtree(gone, ignore_errors=True)
+        return True
 
-    def files_dir(self, pid: int) -> Path:
-        """The folder for a live worker's own files. The same for the same process, never one of an earlier process of that pid."""
-        folder = self.workers / f"{pid}-{_start_of(pid)}"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
+    def prune(self, now: float, keep: str = "") -> int:
+        """Removes incidents not touched for ``max_days``, then the oldest until the rest fits ``max_mb``; how many that were.
 
-    def prune(self, now: float | None = None, keep: str = "") -> int:
-        """Removes what is too old, then the oldest until the size fits; never ``keep``. Returns how many incidents went."""
-        now = time.time() if now is None else now
-        sizes = {name: _size(self.incidents / name) for name in self.ids()}
-        total, removed = sum(size for size, _ in sizes.values()), 0
-        for name, (size, written_at) in sizes.items():
-            too_old = written_at < now - self.max_days * 86400
-            if name != keep and (too_old or total > self.max_mb * 1e6):
-                self.remove(name)
+        ``now`` in seconds since the epoch. ``keep`` names one that stays whatever its size. Never raises.
+        """
+        sizes = sorted(self._sizes(now))
+        total = sum(size for _, _, size in sizes)
+        removed = 0
+        for touched_at, name, size in sizes:
+            if now - touched_at <= self.max_age_s and total <= self.max_bytes:
+                break
+            if name == keep:
+                continue
+            with contextlib.suppress(SpoolError):
+                removed += self.remove(name)
                 total -= size
-                removed += 1
-        self._sweep(now)
         return removed
 
-    def _sweep(self, now: float) -> None:
-        """Leftovers of killed writers and of workers long gone."""
-        for folder, age_s in ((self.drafts, DRAFT_MAX_AGE_S), (self.workers, WORKER_MAX_AGE_S)):
+    def _sizes(self, now: float) -> Iterator[tuple[float, str, int]]:
+        """(last touched, name, bytes on disk) of each incident; sweeps away what was left half done on the way."""
+        for entry in _scan(self.incidents):
             with contextlib.suppress(OSError):
-                for entry in list(os.scandir(folder)):
-                    if entry.stat().st_mtime < now - age_s and not (folder == self.workers and _alive(entry.name)):
+                stat = entry.stat(follow_symlinks=False)
+                if entry.name.startswith("."):
+                    if now - stat.st_mtime > UNFINISHED_S:
                         shutil.rmtree(entry.path, ignore_errors=True)
+                    continue
+                within = [(file.name, file.stat(follow_symlinks=False)) for file in os.scandir(entry.path)]
+                touched_at = max((s.st_mtime for name, s in within if name == RECORD), default=stat.st_mtime)
+                yield touched_at, entry.name, sum(s.st_blocks * 512 for _, s in within)
 
-    def worker_folders(self) -> Sequence[tuple[Path, dict[str, Any], bool]]:
-        """Each worker's folder, what its worker.json says, and whether that very process still lives."""
+    def _trouble(self, error: OSError) -> SpoolError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            help_text = "Free some space there, or name another folder with --spool DIR or HANGWATCH_SPOOL."
+            return SpoolError(f"no room left for incidents in {self.root} ({os.strerror(error.errno)})", help_text)
+        return SpoolError(f"cannot use the spool {self.root}: {error.strerror or error} ({error.filename or self.root})")
+
+    # Reading
+
+    def list(self) -> Incidents:
+        """All incidents, oldest first. What cannot be read is left out and told in ``broken``. Raises SpoolError when the spool itself
+        cannot be read; one that does not exist is empty."""
+        self.broken = []
         found = []
-        with contextlib.suppress(OSError):
-            for entry in sorted(os.scandir(self.workers), key=lambda e: e.name):
-                try:
-                    facts = json.loads((Path(entry.path) / "worker.json").read_text())
-                except (OSError, ValueError):
-                    facts = {}
-                found.append((Path(entry.path), facts if isinstance(facts, dict) else {}, _alive(entry.name)))
+        for name in self.ids():
+            try:
+                found.append(self._read(name))
+            except FileNotFoundError:
+                if (self.incidents / name).is_dir():
+                    self.broken.append((self.incidents / name, f"it has no {RECORD}"))
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                self.broken.append((self.incidents / name, str(error) or type(error).__name__))
+        return sorted(found, key=lambda incident: (incident.opened_at, incident.id))
+
+    def ids(self) -> Names:
+        """Ids of what is kept, in the order in which it began. Reads no incident."""
+        try:
+            names = os.listdir(self.incidents)
+        except FileNotFoundError:
+            if self.root.exists() and not self.root.is_dir():
+                raise SpoolError(f"the spool {self.root} is not a folder") from None
+            return []
+        except OSError as error:
+            raise self._trouble(error) from None
+        return sorted(name for name in names if _ID.fullmatch(name))
+
+    def load(self, id_or_prefix: str) -> Incident:
+        """By its id, the beginning of it, the beginning of the part after the dash, or ``last``. Raises NoSuchIncident, also for two that fit."""
+        name = self.resolve(id_or_prefix)
+        try:
+            return self._read(name)
+        except FileNotFoundError:
+            raise NoSuchIncident(f"incident {name} has just been removed, or was never whole") from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            help_text = f"What there is of it lies in {self.incidents / name}."
+            raise SpoolError(f"incident {name} cannot be read: {error}", help_text) from None
+
+    def resolve(self, id_or_prefix: str) -> str:
+        """The one id that is meant. Raises NoSuchIncident."""
+        ids = self.ids()
+        if id_or_prefix == "last" and ids:
+            return ids[-1]
+        if id_or_prefix in ids:
+            return id_or_prefix
+        fitting = [
+            name for name in ids if id_or_prefix and (name.startswith(id_or_prefix) or name.partition("-")[2].startswith(id_or_prefix))
+        ]
+        if len(fitting) == 1:
+            return fitting[0]
+        if not fitting:
+            raise NoSuchIncident(f"no incident {id_or_prefix!r} in {self.root}")
+        some = ", ".join(fitting[:5]) + (", …" if len(fitting) > 5 else "")
+        raise NoSuchIncident(f"{id_or_prefix!r} fits {len(fitting)} incidents: {some}", "Give more characters, or those after the dash.")
+
+    def folder(self, incident_id: str) -> Path:
+        return self.incidents / incident_id
+
+    def _read(self, name: str) -> Incident:
+        folder = self.incidents / name
+        if (folder / RECORD).stat().st_size > MAX_RECORD_BYTES:
+            raise ValueError(f"{RECORD} is larger than {MAX_RECORD_BYTES >> 20} MB")
+        incident = from_json(Incident, json.loads((folder / RECORD).read_bytes()))
+        if not isinstance(incident.snapshot.pid, int) or incident.id != name:
+            raise ValueError(f"{RECORD} is of something else")
+        evidence = tuple(_with_text(folder, said) for said in incident.evidence)
+        return dataclasses.replace(incident, evidence=evidence)
+
+    # Workers
+
+    def files_dir(self, pid: int) -> Path:
+        """The folder for what this process writes while it lives, made at the first call. ``pid``: its own. Raises SpoolError."""
+        if pid not in self._own:
+            folder = self.workers / f"{pid}-{started_at_tick(pid)}"
+            try:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                with contextlib.suppress(OSError):  # a file system without locks: the pid decides
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.pwrite(handle, json.dumps({"pid": pid, "place": _place()}).encode(), 0)
+            except OSError as error:
+                raise self._trouble(error) from None
+            weakref.finalize(self, _close, handle)
+            self._own[pid] = folder
+        return self._own[pid]
+
+    def worker_dirs(self) -> Workers:
+        """(folder, pid, does that process live?) of every worker that has not tidied up after itself, by name."""
+        found = []
+        for entry in sorted(_scan(self.workers), key=lambda e: e.name):
+            pid, _, tick = entry.name.partition("-")
+            if pid.isdigit() and entry.is_dir(follow_symlinks=False):
+                found.append((Path(entry.path), int(pid), _lives(Path(entry.path), int(pid), tick)))
         return found
 
-    def _read_all(self) -> Iterator[tuple[str, Incident | None]]:
-        for name in self.ids():
-            yield name, self._read(name)
 
-    def _read(self, name: str) -> Incident | None:
+def _checked(incident_id: str) -> str:
+    if not _ID.fullmatch(incident_id):
+        raise SpoolError(f"{incident_id!r} is no incident's id", "An id is letters, digits, dots and dashes.")
+    return incident_id
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+# One incident's files
+
+
+def _write_files(folder: Path, incident: Incident) -> None:
+    """Texts first, the record that names them last; each whole or not at all. Raises OSError."""
+    bare = []
+    for said in incident.evidence:
+        if said.text:
+            text = said.text.encode("utf-8", "backslashreplace")
+            path = folder / _text_name(said)
+            if not path.exists() or path.stat().st_size != len(text):
+                _write(path, text)
+        bare.append(dataclasses.replace(said, text=""))
+    _write(folder / RECORD, json.dumps(to_json(dataclasses.replace(incident, evidence=tuple(bare)))).encode("utf-8", "backslashreplace"))
+
+
+def _write(path: Path, data: bytes) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns():x}")
+    try:
+        handle = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            return from_json(Incident, json.loads((self.incidents / name / INCIDENT_FILE).read_text()))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError):
-            return None
+            view = memoryview(data)
+            while view:
+                view = view[os.write(handle, view) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.replace(draft, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
 
 
-def _write(path: Path, incident: Incident) -> None:
-    """The bytes are on disk when this returns: a power cut after it loses nothing."""
-    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
-        json.dump(to_json(incident), file, separators=(",", ":"))
-        file.flush()
-        os.fsync(file.fileno())
+def _text_name(said: Evidence) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", said.tool)[:60] + ".txt"
+
+
+def _with_text(folder: Path, said: Evidence) -> Evidence:
+    try:
+        return dataclasses.replace(said, text=(folder / _text_name(said)).read_text("utf-8", "replace"))
+    except OSError:
+        return said
+
+
+def _appear(draft: Path, final: Path) -> None:
+    """The same incident from two finders (a killed worker's, say): the first stays."""
+    try:
+        draft.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # file systems that cannot
+            raise
     finally:
         os.close(handle)
 
 
-def _safe(name: str) -> str:
-    """A file name of an id or a tool's name: nothing in it leads out of its folder."""
-    cleaned = "".join(c if c.isalnum() or c in "-_.+" else "-" for c in name).lstrip(".")
-    return cleaned[:100] or "unnamed"
+# Who lives
 
 
-def _size(folder: Path) -> tuple[int, float]:
-    """Bytes, and when its record was last written (seconds since the epoch)."""
-    total, written_at = 0, 0.0
+def started_at_tick(pid: int) -> str:
+    """When the process began, in the kernel's ticks since boot: with the pid, its name for ever. Empty when there is no such process."""
+    stat = files.read_text(f"/proc/{pid}/stat") or ""
+    return stat.rpartition(")")[2].split()[19] if ")" in stat else ""
+
+
+def _place() -> dict[str, Any]:
+    """Where a pid counts: this boot of this machine, this pid namespace."""
     with contextlib.suppress(OSError):
-        for entry in os.scandir(folder):
-            facts = entry.stat()
-            total += facts.st_size
-            written_at = max(written_at, facts.st_mtime)
-    return total, written_at
+        return {"boot": (files.read_text("/proc/sys/kernel/random/boot_id") or "").strip(), "pids": os.readlink("/proc/self/ns/pid")}
+    return {}
 
 
-def _start_of(pid: int) -> int:
-    """When the process began, in clock ticks since boot (proc(5), stat field 22): with the pid it names a process for good."""
+def _lives(folder: Path, pid: int, tick: str) -> bool:
+    """By pid where pids count alike, else by the lock, which a forked child may keep a little longer than its parent lived."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _alive(folder_name: str) -> bool:
-    """Does the process of ``<pid>-<start>`` still run? A zombie does not."""
-    pid, _, start = folder_name.partition("-")
+        owner = json.loads((folder / LOCK).read_bytes())
+    except (OSError, ValueError):
+        owner = {}
+    here = _place()
+    if here and isinstance(owner, dict) and owner.get("place") == here:
+        return started_at_tick(pid) == tick and (procfs.status(pid).get("State") or "Z")[0] not in "ZX"
     try:
-        fields = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()
-        return fields[19] == start and fields[0] not in "ZX"
-    except (OSError, ValueError, IndexError):
-        return False
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        # Not locked yet, or tidying up: a moment later it is one or the other.
+        return _age_s(folder) < 60.0
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _age_s(folder: Path) -> float:
+    try:
+        return time.time() - folder.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _close(handle: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(handle)
