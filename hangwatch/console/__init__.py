@@ -1,1 +1,68 @@
-"""The commands, one file each (click), and `render`: records -> lines. May import everything; imported by nothing."""
+"""The commands, one file each (click), and `render`: records -> lines. May import everything; imported by nothing.
+
+To add one: a module here with a click command named ``command`` that returns its exit status, one row in ``COMMANDS``.
+Exit status: 0 nothing found, 1 findings, 2 usage or cannot look (with the next step on stderr).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from hangwatch import __version__
+from hangwatch.errors import HangwatchError
+
+#: In the order of `--help`; the module of each has its name.
+COMMANDS = ("run", "attach", "incidents", "export", "prune")
+
+
+class Commands(click.Group):
+    """Imports a command's module when it is used, so that `hangwatch run` costs a service no more than it must."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = importlib.import_module(f"hangwatch.console.{cmd_name}").command
+        return found
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hangwatch")
+def cli() -> None:
+    """Says which request of an asyncio service hangs, on what, and who should have ended the wait.
+
+    \b
+    hangwatch run -- uvicorn app:app     the service with the agent inside, no code change
+    hangwatch incidents                  what hung
+    hangwatch show last                  why, and what to do
+
+    Exit status: 0 nothing found, 1 findings, 2 usage or cannot look. Colours respect NO_COLOR.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the ``hangwatch`` script. Every error a person can meet ends in words and a next step, never a traceback."""
+    try:
+        status = cli.main(args=None if argv is None else list(argv), prog_name="hangwatch", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = 2
+    except click.Abort:
+        click.echo("stopped", err=True)
+        status = 130
+    except HangwatchError as error:
+        click.echo(f"hangwatch: {error}", err=True)
+        if error.help_text:
+            click.echo(error.help_text, err=True)
+        status = 2
+    except BrokenPipeError:
+        # `hangwatch show last | head`: the reader has seen enough. Python would complain once more at exit.
+        sys.stderr.close()
+        status = 0
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,133 @@
+"""Finishes what a worker could not: one that was killed, or one that cannot run any Python because native code holds its GIL.
+
+Both leave ``faulthandler.txt`` in their folder of the spool, written by a C thread that needs no GIL, and ``worker.json`` with what the
+process is. From these, and from what can still be seen of a live process, comes the incident that the worker would have written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from hangwatch import evidence
+from hangwatch.errors import HangwatchError
+from hangwatch.evidence import faulthandler
+from hangwatch.investigate import investigate
+from hangwatch.kernel import procfs
+from hangwatch.records import SCHEMA, Evidence, Frame, Incident, Loop, Snapshot, Stall, Thread
+from hangwatch.store import Store
+
+#: A live worker writes its own incident within this long of the dump unless it cannot run: then somebody else must.
+GRACE_S = 1.5
+#: Two reports of one stall name its begin alike up to the watchdog's tick and the timer's period.
+SAME_S = 5.0
+
+
+def finish(store: Store, *, live: bool = True, now: float | None = None) -> list[Incident]:
+    """Adds an incident for every worker that left one behind; ends the open ones of dead workers. Returns what was added.
+
+    ``live``: also look at workers that still run but hang too hard to report (takes py-spy's time, some 0.1 s each). Never raises for what
+    it finds: a folder that cannot be read is left for the next time.
+    """
+    now = time.time() if now is None else now
+    added = []
+    for folder, pid, alive in store.worker_dirs():
+        facts = _facts(folder)
+        if facts.get("pid") != pid or (alive and not live):
+            continue
+        try:
+            incident = _of_worker(store, folder, facts, alive, now)
+            if incident is not None:
+                store.add(incident)
+                added.append(incident)
+            if not alive:
+                _close_open_ones(store, facts)
+                shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, HangwatchError):
+            continue
+    return added
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((folder / "worker.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _of_worker(store: Store, folder: Path, facts: dict[str, Any], alive: bool, now: float) -> Incident | None:
+    pid = int(facts.get("pid") or 0)
+    dump = faulthandler.read(folder / "faulthandler.txt", 0)
+    written_at = float(dump.data.get("written_at") or 0)
+    if dump.error or not written_at or (alive and now - written_at < GRACE_S):
+        return None
+    limit_s = float(facts.get("config", {}).get("loop_after") or 0.5)
+    opened_at = written_at - limit_s
+    if _told(store, pid, opened_at):
+        return None
+    end_at = now if alive else max(float(facts.get("beat_at") or 0), written_at)
+    age_ns, limit_ns = int((end_at - opened_at) * 1e9), int(limit_s * 1e9)
+    snapshot = _snapshot(facts, dump, alive, end_at, age_ns)
+    late = Evidence("watchdog", data={"late_ms": round((end_at - written_at) * 1e3)}, text="The worker's own watchdog wrote nothing.")
+    found = [dump, late] if alive else [dump]
+    if alive:
+        target = evidence.Target(pid, native=True, loop_native_ids=tuple(loop["thread_native_id"] for loop in facts.get("loops", ())))
+        found += evidence.collect(target, ("py-spy", "process", "sockets"), deadline_s=4.0)
+    loop_id = snapshot.loops[0].id if snapshot.loops else f"process:{pid}"
+    stall = Stall("loop", loop_id, -age_ns, limit_ns)
+    service, host = str(facts.get("service") or "") or _program(facts), str(facts.get("host") or "")
+    incident = investigate(stall, snapshot, evidence=found, service=service, host=host, opened_at=opened_at)
+    return incident if alive else dataclasses.replace(incident, closed_at=end_at)
+
+
+def _told(store: Store, pid: int, opened_at: float) -> bool:
+    """That stall is in the spool already, by the worker itself or by an earlier look."""
+    return any(
+        known.snapshot.pid == pid
+        and known.stall.kind == "loop"
+        and known.opened_at - SAME_S <= opened_at <= (known.closed_at or opened_at) + SAME_S
+        for known in store.list()
+    )
+
+
+def _snapshot(facts: dict[str, Any], dump: Evidence, alive: bool, end_at: float, age_ns: int) -> Snapshot:
+    """Monotonic times are counted from the end: a dead process' clock cannot be read. Tasks are not known."""
+    pid = int(facts.get("pid") or 0)
+    known = {loop.get("thread_ident"): loop for loop in facts.get("loops", ())}
+    threads, loops = [], []
+    for said in dump.data.get("threads", ()):
+        loop = known.get(said["ident"])
+        native_id = int((loop or said).get("thread_native_id") or said.get("native_id") or 0)
+        thread_id = f"thread:{native_id or said['ident']}"
+        frames = tuple(Frame(f["file"], f["line"], f["function"]) for f in said["frames"])
+        name = said.get("name") or ("event loop" if loop else "")
+        call = procfs.thread_syscall(pid, native_id) if alive and native_id else None
+        cpu_ns = procfs.thread_cpu_ns(pid, native_id) if alive and native_id else None
+        threads.append(Thread(thread_id, name, native_id, frames, is_loop=loop is not None, syscall=call, cpu_ns=cpu_ns))
+        if loop is not None:
+            loops.append(Loop(str(loop.get("id")), str(loop.get("kind") or "asyncio"), thread_id, lag_ns=age_ns, asleep=False))
+    gap = (
+        "Only thread stacks are known: the process could not look at itself."
+        if alive
+        else "Only thread stacks are known: the process was killed."
+    )
+    versions = {"python": str(facts.get("python") or "")}
+    return Snapshot(SCHEMA, end_at, 0, pid, "faulthandler", tuple(loops), threads=tuple(threads), versions=versions, gaps=(gap,))
+
+
+def _close_open_ones(store: Store, facts: dict[str, Any]) -> None:
+    """A killed worker's incidents ended with it."""
+    pid, started_at, ended_at = facts.get("pid"), float(facts.get("started_at") or 0), float(facts.get("beat_at") or time.time())
+    for known in store.list():
+        if known.snapshot.pid == pid and known.closed_at is None and known.opened_at >= started_at:
+            store.update(dataclasses.replace(known, closed_at=max(ended_at, known.opened_at)))
+
+
+def _program(facts: dict[str, Any]) -> str:
+    argv = facts.get("argv") or [""]
+    return Path(str(argv[0])).name.removesuffix(".py") or "python"
