@@ -7,6 +7,7 @@ from functools import cached_property
 
 from hangwatch.graph import WaitGraph
 from hangwatch.records import FOREVER, Evidence, Primitive, Request, Snapshot, Stall
+from hangwatch.rules.frames import is_application
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,21 @@ class Case:
         ids = {request.id for request in requests}
         tasks = [r.task_id or r.id for r in requests]
         tasks += [t.id for t in self.snapshot.tasks if (r := self.graph.request_of(t.id)) is not None and r.id in ids]
+        if any(r.task_id is None and r.phase != "queued" for r in requests):
+            tasks += self._perhaps_theirs()
         subject = self.graph.node(self.stall.subject_id)
         return tuple(dict.fromkeys([subject, *self._of_the_loop(), *tasks]))
+
+    def _perhaps_theirs(self) -> list[str]:
+        """Tasks that work for nobody known, in the application's code, at the same place in both samples: a server that we do not
+        know, or a request that was handed to a task of another name."""
+        return [
+            task.id
+            for task in self.snapshot.tasks
+            if self.graph.request_of(task.id) is None
+            and self.stands_still(task.id) is not False
+            and any(is_application(frame.file) for frame in task.frames)
+        ]
 
     def _is_stalled(self, request: Request) -> bool:
         if request.id == self.stall.subject_id:

@@ -29,11 +29,18 @@ def last_act(case: Case, primitive_id: str, *ops: str) -> Act | None:
     return max(acts, key=lambda act: act.at_ns, default=None)
 
 
+def _is_gone(case: Case, act: Act) -> bool:
+    """Who did this lives no more. A loop's thread without a task: the task's memory is gone already."""
+    if act.task_id is None:
+        return any(loop.thread_id == act.thread_id for loop in case.snapshot.loops)
+    return act.task_id not in case.graph.tasks
+
+
 def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...], live: tuple[str, ...]) -> Finding:
     graph = case.graph
     name = primitive_name(primitive)
     taken = last_act(case, primitive.id, "acquire")
-    gone = taken is not None and taken.task_id is not None and taken.task_id not in graph.tasks
+    gone = taken is not None and _is_gone(case, taken)
     lost = f"{(primitive.in_use or 0) - len(live)} of {primitive.in_use} permits" if live else name
     return Finding(
         cause="lock-leaked",
@@ -41,7 +48,7 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...], live: t
         because=because(
             state_sentence(primitive),
             f"No live task or thread holds {lost}.",
-            f"It was last acquired by {taken.task_id}{place_of(taken.frame)}, which has ended." if gone and taken else "",
+            f"It was last acquired{place_of(taken.frame)} by {taken.task_id or 'a task'}, which has ended." if gone and taken else "",
             [waits_sentence(case, w, primitive) + "." for w in waiters[:4]],
         ),
         culprit=pick([taken.frame if taken else None], where(graph, waiters), where(graph, waiters, depth=2), waits_in(graph, waiters[:3])),
