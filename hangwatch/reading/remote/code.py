@@ -32,6 +32,7 @@ class CodeInfo:
     stack_size: int
     exceptions: bytes
     lines: dict[int, int] = field(default_factory=dict)
+    depths: dict[int, list[int]] = field(default_factory=dict)
 
 
 class Codes:
@@ -173,6 +174,13 @@ def handler_depths(code: CodeInfo, offset: int) -> list[int]:
     A ``with`` block keeps its exit callable right below that depth: everything below it is in place while the block runs, so it
     can be read even of a frame that is executing, whose stack pointer is in a register.
     """
+    known = code.depths.get(offset)
+    if known is None:
+        known = code.depths[offset] = _handler_depths(code, offset)
+    return known
+
+
+def _handler_depths(code: CodeInfo, offset: int) -> list[int]:
     entries = list(_exception_entries(code.exceptions))
     depths: list[int] = []
     for _ in range(64):

@@ -51,6 +51,7 @@ class RemoteReader:
             raise CannotLook(f"the memory of process {pid} cannot be followed: {error}", "Try once more; `hangwatch doctor PID` tells what works here.") from error
         self._threads: list[ThreadState] | None = None
         self._tasks: list[RemoteTask] | None = None
+        self._found_loops: list[RemoteLoop] | None = None
         self._versions: dict[str, str] | None = None
 
     def refresh(self) -> None:
@@ -58,7 +59,7 @@ class RemoteReader:
         self.gaps.clear()
         self.side.begin()
         self._forget()
-        self._threads = self._tasks = None
+        self._threads = self._tasks = self._found_loops = None
 
     def _forget(self) -> None:
         self.heap.forget()
@@ -180,7 +181,9 @@ class RemoteReader:
         return list(self._loops())
 
     def _loops(self) -> list[RemoteLoop]:
-        return find_loops(self.codes, self.tasks(), self._thread_states(), self.side)
+        if self._found_loops is None:
+            self._found_loops = find_loops(self.codes, self.tasks(), self._thread_states(), self.side)
+        return self._found_loops
 
     def loop_native_ids(self) -> tuple[int, ...]:
         """Native ids of the threads that run loops."""
