@@ -20,6 +20,11 @@ Expression = tuple[tuple[str, Any], ...]
 _SKIPPED = frozenset({"CACHE", "NOP", "EXTENDED_ARG", "RESUME", "PRECALL", "PUSH_NULL", "NOT_TAKEN"})
 
 _GET_AWAITABLE = dis.opmap["GET_AWAITABLE"]
+#: What an ``await`` is compiled to after GET_AWAITABLE, up to where the frame is suspended.
+_OF_AWAIT = frozenset(
+    dis.opmap.get(name, -1)
+    for name in ("LOAD_CONST", "LOAD_COMMON_CONSTANT", "SEND", "YIELD_VALUE", "YIELD_FROM", "RESUME", "CACHE", "NOP", "PUSH_NULL")
+)
 _BEFORE_ASYNC_WITH = dis.opmap.get("BEFORE_ASYNC_WITH", -1)
 
 
@@ -67,12 +72,14 @@ def open_withs(code: CodeType, offset: int) -> list[Expression | None]:
 def entering(code: CodeType, offset: int) -> bool:
     """The frame is suspended in the ``__aenter__`` of its innermost ``async with``: that one is not entered yet."""
     raw = code.co_code
-    for position in range(min(offset, len(raw) - 2), max(offset - 24, -1), -2):
-        if raw[position] == _GET_AWAITABLE:
-            if sys.version_info >= (3, 11):
-                return raw[position + 1] == 1
-            return position >= 2 and raw[position - 2] == _BEFORE_ASYNC_WITH
-    return False
+    position = min(offset, len(raw) - 2)
+    while position > 0 and raw[position] in _OF_AWAIT:
+        position -= 2
+    if raw[position] != _GET_AWAITABLE:
+        return False
+    if sys.version_info >= (3, 11):
+        return raw[position + 1] == 1
+    return position >= 2 and raw[position - 2] == _BEFORE_ASYNC_WITH
 
 
 def called(code: CodeType, offset: int) -> tuple[Expression, str] | None:
@@ -113,7 +120,7 @@ def _with_entry_314(instructions: tuple[Any, ...], index: int) -> int | None:
 def _callee(instructions: tuple[Any, ...], index: int) -> int | None:
     """Index of the instruction that pushed the callable of the call at ``index``; arguments must be straight-line code."""
     item = instructions[index]
-    need = (item.arg or 0) + (1 if item.opname == "CALL_KW" and sys.version_info >= (3, 13) else 0)
+    need = (item.arg or 0) + (item.opname in ("CALL_KW", "CALL_FUNCTION_KW"))  # these two take a tuple of names as well
     position = index - 1
     while position >= 0 and need > 0:
         before = instructions[position]
@@ -163,7 +170,7 @@ def _base(item: Any) -> tuple[str, Any] | None:
 
 
 def _key(item: Any) -> tuple[str, Any] | None:
-    if item.opname in ("LOAD_CONST", "LOAD_SMALL_INT"):
+    if item.opname in ("LOAD_CONST", "LOAD_SMALL_INT", "LOAD_COMMON_CONSTANT"):
         return ("const", item.argval) if type(item.argval) in (str, int, bytes, bool) else None
     return _base(item)
 

@@ -13,7 +13,6 @@ import gc
 import json
 import platform
 import sys
-import threading
 import time
 
 from hangwatch.reading.live import LiveReader
@@ -43,11 +42,6 @@ class Service:
             await asyncio.sleep(3600)
 
 
-class Gaps(threading.local):
-    def __init__(self) -> None:
-        self.longest_ms = 0.0
-
-
 async def pulse(gaps: list[float], stop: asyncio.Event) -> None:
     last = time.perf_counter()
     while not stop.is_set():
@@ -63,14 +57,13 @@ async def measure(count: int) -> dict[str, object]:
     await asyncio.sleep(0.5)
     gc.collect()
     quiet, during, took = [], [], []
-    for round_number in range(5):
+    for _ in range(5):
         for gaps, look in ((quiet, False), (during, True)):
             stop = asyncio.Event()
             beat = asyncio.create_task(pulse(gaps, stop))
             await asyncio.sleep(0.05)
             if look:
-                loop = asyncio.get_running_loop()
-                snapshot = await loop.run_in_executor(None, lambda: take(LiveReader([loop])))
+                snapshot = await asyncio.to_thread(take, LiveReader([asyncio.get_running_loop()]))
                 took.append(snapshot.took_ms)
                 seen = len(snapshot.tasks)
                 del snapshot
