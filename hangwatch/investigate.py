@@ -62,7 +62,7 @@ def judge(case: Case) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
         found += _run(rule, case, gaps)
     if not found:
         found += _run(unknown, case, gaps)
-    ranked = _ranked(case, found)
+    ranked = _ranked(case, _merged(found))
     return tuple(recognise(case, finding) for finding in ranked[:MAX_FINDINGS]), tuple(gaps)
 
 
@@ -72,6 +72,25 @@ def _run(rule: ModuleType, case: Case, gaps: list[str]) -> list[Finding]:
     except Exception as error:  # a rule of ours must not cost the others' findings
         gaps.append(f"The rule {rule.__name__.rpartition('.')[2]} failed: {type(error).__name__}: {error}")
         return []
+
+
+def _merged(found: list[Finding]) -> list[Finding]:
+    """The same cause at the same places, once: two hundred requests that each wait for a future of their own are one thing."""
+    alike: dict[tuple[str, tuple[tuple[str, str], ...]], list[Finding]] = {}
+    for finding in found:
+        places = tuple((frame.file, frame.function) for frame in finding.culprit)
+        alike.setdefault((finding.cause, places or (("", finding.title),)), []).append(finding)
+    return [_one(group) for group in alike.values()]
+
+
+def _one(group: list[Finding]) -> Finding:
+    """The surest of them stands for all."""
+    first = min(group, key=lambda finding: (_SURE.index(finding.confidence), -finding.frees))
+    if len(group) == 1:
+        return first
+    subjects = tuple(dict.fromkeys(s for finding in (first, *group) for s in finding.subjects))[:100]
+    title = f"{first.title} ({len(group)} times, at the same place)"
+    return dataclasses.replace(first, title=title, subjects=subjects, frees=sum(finding.frees for finding in group))
 
 
 def _ranked(case: Case, found: list[Finding]) -> list[Finding]:

@@ -82,6 +82,15 @@ def test_what_nobody_knows_is_told_as_unknown_with_all_that_was_seen():
     assert finding.culprit[0].function == "odd"
 
 
+def test_the_same_at_the_same_place_is_told_once():
+    scene = Scene()
+    for _ in range(5):
+        scene.request("GET", "/a", ["app.py:a:7"], scene.primitive("future", setters=()))
+    (finding,) = incident(scene).findings
+    assert finding.title.endswith("(5 times, at the same place)")
+    assert finding.frees == 5
+
+
 def test_patience_is_no_finding_above_suspected():
     scene = Scene()
     scene.request("GET", "/poll", ["app.py:poll:7", "asyncio/queues.py:get"], scene.primitive("queue-get", setters=()), deadline_ns=NOW + 48 * S)
