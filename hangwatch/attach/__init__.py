@@ -56,13 +56,34 @@ def look(
     """
     reader = reader or open_reader(pid)
     began = time.monotonic()
-    earlier = take(reader)
+    earlier, gil = take(reader), reader.gil()
     wanted = (*captures, "py-spy") if native else tuple(captures)
     collected = evidence.collect(Target(pid, native=native, loop_native_ids=reader.loop_native_ids()), wanted) if wanted else ()
     time.sleep(max(0.0, apart_s - (time.monotonic() - began)))
     reader.refresh()
     now = take(reader)
+    collected = (*collected, *gil_evidence(reader, gil, (now.at_ns - earlier.at_ns) / 1e6))
     return conclude(earlier, now, collected, service or service_name(pid))
+
+
+def gil_evidence(reader: RemoteReader, before: tuple[int | None, int] | None, apart_ms: float) -> tuple[Evidence, ...]:
+    """Whether one thread kept the GIL from the first look to the second. Read from the interpreter's own record of it.
+
+    A Python thread that computes has it in both looks too, and gives it away whenever somebody asks. So it counts as kept
+    when its owner sits in a system call with it, or when a loop's thread waits for it.
+    """
+    now = reader.gil()
+    if before is None or now is None or now[0] is None or before != now:
+        return ()
+    owner = now[0]
+    call = reader.side.call_name(owner)
+    asked = any(reader.side.call_name(loop) == "futex" for loop in reader.loop_native_ids() if loop != owner)
+    sits = call not in (None, "running")
+    if not sits and not asked:
+        return ()
+    where = f"in the system call {reader.side.syscall(owner)}" if sits else "and a loop's thread waits for it"
+    text = f"Thread {owner} had the GIL in two looks {apart_ms:.0f} ms apart, without giving it away in between, {where}."
+    return (Evidence("gil", text, {"owner": owner, "kept_ms": round(apart_ms, 1), "call": call, "asked": asked}),)
 
 
 def look_at_core(path: str, service: str = "") -> Incident:

@@ -54,6 +54,10 @@ class Side:
         call = self._call(native_id)
         return str(call) if call is not None else None
 
+    def call_name(self, native_id: int) -> str | None:
+        call = self._call(native_id)
+        return call.name if call is not None else procfs.thread_call_name(self.pid, native_id)
+
     def futex(self, native_id: int) -> int | None:
         call = self._call(native_id)
         return call.address if call is not None else None

@@ -65,12 +65,13 @@ class Doing:
 
 
 def blocked_loops(case: Case) -> list[Doing]:
-    """One for the loop that the stall names; for other stalls, each loop whose thread waits for something that is not its selector."""
+    """One for the loop that the stall names; for other stalls, each loop whose thread stands at the same place in both samples,
+    waiting for something that is not its selector."""
     found = []
     for loop in case.snapshot.loops:
         thread = case.graph.threads.get(loop.thread_id or "")
         named = case.stall.kind == "loop" and case.stall.subject_id in (loop.id, loop.thread_id)
-        waits = thread is not None and bool(case.graph.waits_of(thread.id)) and not loop.asleep
+        waits = thread is not None and bool(case.graph.waits_of(thread.id)) and not loop.asleep and case.stands_still(thread.id) is not False
         if named or waits:
             doing = _look(case, loop, thread)
             if named or doing.what not in ("idle", "unclear", "cpu"):
@@ -140,7 +141,16 @@ def _collecting(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Fra
 
 
 def _gil(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...], primitive: Primitive | None) -> Doing | None:
-    """The watchdog itself could not run for long: nobody released the GIL. Who has it: py-spy, else the stack that faulthandler wrote."""
+    """The watchdog itself could not run for long: nobody released the GIL. Who has it: py-spy, else the stack that faulthandler wrote.
+
+    From outside, the interpreter's own record says that one thread kept it.
+    """
+    kept = case.of_tool("gil")
+    if kept is not None and kept.data.get("owner") is not None:
+        if thread is not None and thread.native_id == kept.data["owner"]:
+            return Doing(loop, thread, frames, "native", (kept.text,))
+        owner_thread = next((t for t in case.snapshot.threads if t.native_id == kept.data["owner"]), None)
+        return Doing(loop, thread, frames, "gil", (kept.text,), owner_thread.frames if owner_thread else (), sure=owner_thread is not None)
     watchdog = case.of_tool("watchdog")
     late_ms = float((watchdog.data.get("late_ms") if watchdog else None) or 0)
     if late_ms * 1e6 < max(case.stall.limit_ns // 2, 200_000_000):

@@ -200,6 +200,9 @@ class CoreSide:
     def syscall(self, native_id: int) -> str | None:
         return None
 
+    def call_name(self, native_id: int) -> str | None:
+        return None
+
     def futex(self, native_id: int) -> int | None:
         return None
 

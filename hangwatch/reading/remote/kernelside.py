@@ -28,6 +28,9 @@ class KernelSide(Protocol):
     def syscall(self, native_id: int) -> str | None:
         """Name of the system call with what its descriptor is; None when it runs or nobody tells."""
 
+    def call_name(self, native_id: int) -> str | None:
+        """The bare name of that call, ``running`` when it sits in none; None when nobody tells."""
+
     def futex(self, native_id: int) -> int | None:
         """The address that the thread waits on in futex(2)."""
 
@@ -86,6 +89,9 @@ class ProcessSide:
         return int(lines[0].split()[0]) if lines else None
 
     def syscall(self, native_id: int) -> str | None:
+        return None
+
+    def call_name(self, native_id: int) -> str | None:
         return None
 
     def futex(self, native_id: int) -> int | None:

@@ -14,8 +14,9 @@ from hangwatch.reading.remote.tasks import RemoteTask
 from hangwatch.reading.view import FrameView, ObjectView
 
 _BROKEN = (Unreadable, struct.error, OverflowError)
-#: System calls in which a loop sleeps until something happens.
-_POLLS = ("epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6")
+#: System calls in which a loop sleeps until something happens; libuv knows the first three only.
+_EPOLLS = ("epoll_wait", "epoll_pwait", "epoll_pwait2")
+_POLLS = (*_EPOLLS, "poll", "ppoll", "select", "pselect6")
 #: Python frames that run a loop: end of the file, function -> the local and, where it is not the loop itself, the attribute.
 _RUNS = {
     ("base_events.py", "run_forever"): ("self", ""),
@@ -23,15 +24,18 @@ _RUNS = {
     ("base_events.py", "run_until_complete"): ("self", ""),
     ("runners.py", "run"): ("self", "_loop"),
 }
+#: Files whose frames run a loop without being part of a callback.
+_RUNNERS = ("asyncio/runners.py", "asyncio/base_events.py", "uvloop/__init__.py")
 
 
 class RemoteLoop:
     """One event loop. ``thread_ident`` is None for a loop that nobody runs."""
 
-    __slots__ = ("_side", "_view", "native_id", "thread_ident")
+    __slots__ = ("_innermost", "_side", "_view", "native_id", "thread_ident")
 
-    def __init__(self, view: RemoteObject, thread_ident: int | None, native_id: int | None, side: KernelSide) -> None:
+    def __init__(self, view: RemoteObject, thread_ident: int | None, native_id: int | None, innermost: FrameView | None, side: KernelSide) -> None:
         self._view = view
+        self._innermost = innermost
         self.thread_ident = thread_ident
         self.native_id = native_id
         self._side = side
@@ -47,10 +51,20 @@ class RemoteLoop:
 
     @property
     def asleep(self) -> bool | None:
-        if self.native_id is None:
+        """By the system call: a loop that was woken but does not get the GIL still shows ``select`` in Python."""
+        called = self._side.call_name(self.native_id) if self.native_id is not None else None
+        if called is None or self._innermost is None:
             return None
-        called = self._side.syscall(self.native_id)
-        return called.split(" ")[0] in _POLLS if called is not None else None
+        if self.kind == "uvloop":
+            # It polls below the frame that runs it. A callback would have frames of its own inside.
+            return called in _EPOLLS and (self._innermost.file.endswith(_RUNNERS) or _run_by(self._innermost) is not None or self._has_loop_local())
+        return called in _POLLS and self._innermost.file.endswith("selectors.py")
+
+    def _has_loop_local(self) -> bool:
+        """The innermost frame is whoever called ``loop.run_forever()``, which has no frame in uvloop."""
+        frame = self._innermost
+        names = frame.local_names() if frame is not None else ()
+        return frame is not None and any((held := frame.local(name)) is not None and held.id == self.id for name in names)
 
     def object(self) -> RemoteObject:
         return self._view
@@ -81,7 +95,9 @@ def find_loops(codes: Codes, tasks: Iterable[RemoteTask], threads: Sequence[Thre
     views = []
     for address, seen in runs.items():
         ident = seen if seen is not None else _stated_thread(codes, address, native)
-        views.append(RemoteLoop(RemoteObject(codes, address), ident, native.get(ident) if ident is not None else None, side))
+        stack = next((thread.frames for thread in threads if thread.ident == ident), [])
+        native_id = native.get(ident) if ident is not None else None
+        views.append(RemoteLoop(RemoteObject(codes, address), ident, native_id, stack[-1] if stack else None, side))
     return views
 
 

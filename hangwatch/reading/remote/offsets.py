@@ -19,7 +19,7 @@ COMMON: Final = {
     "deque_left": 24, "deque_left_index": 40, "deque_maxlen": 64, "context_vars": 24, "hamt_root": 16, "hamt_bitmap_items": 32,
     "hamt_array_items": 16, "contextvar_name": 16, "future_loop": 16, "future_callback": 24, "future_callback_context": 32,
     "future_callbacks": 40, "future_exception": 48, "lock_locked": 32, "rlock_owner": 24, "rlock_count": 32,
-    "future_iter": 16, "wrapped_iterator": 16, "int_digits": 24, "int_size": 16, "function_globals": 16,
+    "gil_holder": 8, "gil_locked": 16, "gil_switches": 24, "future_iter": 16, "wrapped_iterator": 16, "int_digits": 24, "int_size": 16, "function_globals": 16,
 }  # fmt: skip
 
 _OLD: Final = {
@@ -44,25 +44,25 @@ _FROM_312: Final = {
 
 TABLES: Final[dict[tuple[int, int], dict[str, int]]] = {
     (3, 9): {
-        **COMMON, **_OLD, "frame_top": 72, "frame_lasti": 104, "frame_blocks": 112, "frame_block_stack": 120, "frame_locals": 360,
+        **COMMON, **_OLD, "runtime_gil": 352, "frame_top": 72, "frame_lasti": 104, "frame_blocks": 112, "frame_block_stack": 120, "frame_locals": 360,
         "generator_qualname": 56, "cached_keys": 864, "function_code": 16, "function_closure": 48, "function_name": 64,
         "function_module": 88, "function_qualname": 104, "function_globals": 24, "future_result": 56, "future_state": 80,
         "task_waiter": 144, "task_coro": 152, "task_name": 160, "task_context": 168, "task_must_cancel": 176, "task_cancels": 0,
     },
     (3, 10): {
-        **COMMON, **_OLD, **_FUNCTION, "frame_top": 80, "frame_lasti": 96, "frame_blocks": 104, "frame_state": 108, "frame_block_stack": 112,
+        **COMMON, **_OLD, "runtime_gil": 352, **_FUNCTION, "frame_top": 80, "frame_lasti": 96, "frame_blocks": 104, "frame_state": 108, "frame_block_stack": 112,
         "frame_locals": 352, "generator_qualname": 48, "cached_keys": 872, "future_result": 64, "future_state": 88,
         "task_waiter": 152, "task_coro": 160, "task_name": 168, "task_context": 176, "task_must_cancel": 184, "task_cancels": 0,
     },
     (3, 11): {
-        **COMMON, **_NEW, "interpreters_head": 40, "threads_head": 16, "modules": 888, "thread_frame": 56, "cframe_frame": 8,
+        **COMMON, **_NEW, "runtime_gil": 360, "interpreters_head": 40, "threads_head": 16, "modules": 888, "thread_frame": 56, "cframe_frame": 8,
         "thread_ident": 152, "thread_native": 160, "code_first_line": 72, "code_slots": 76, "code_stacksize": 68, "code_bytes": 184,
         "generator_state": 75, "generator_frame": 80, "generator_qualname": 40, "frame_code": 32, "frame_back": 48, "frame_owner": 69,
         "cached_keys": 872, "future_state": 88, "task_waiter": 128, "task_coro": 136, "task_name": 144, "task_context": 152,
         "task_must_cancel": 160, "task_cancels": 168, "ascii_header": 48, "compact_header": 72,
     },
     (3, 12): {
-        **COMMON, **_FROM_312, "interpreters_head": 40, "threads_head": 72, "modules": 944, "thread_frame": 56, "cframe_frame": 0,
+        **COMMON, **_FROM_312, "interpreter_gil": 384, "interpreters_head": 40, "threads_head": 72, "modules": 944, "thread_frame": 56, "cframe_frame": 0,
         "thread_ident": 136, "thread_native": 144, "code_bytes": 192, "future_state": 88, "task_waiter": 128, "task_coro": 136,
         "task_name": 144, "task_context": 152, "task_must_cancel": 160, "task_cancels": 168,
     },
@@ -100,7 +100,7 @@ CARRIED: Final = {
     "long_object.lv_tag": "int_size", "long_object.ob_digit": "int_digits", "unicode_object.state": "str_state",
     "unicode_object.length": "str_length", "unicode_object.asciiobject_size": "ascii_header",
     "unicode_object.compactunicodeobject_size": "compact_header", "gen_object.gi_iframe": "generator_frame",
-    "gen_object.gi_frame_state": "generator_state",
+    "gen_object.gi_frame_state": "generator_state", "interpreter_state.ceval_gil": "interpreter_gil",
 }  # fmt: skip
 
 

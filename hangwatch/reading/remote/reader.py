@@ -18,7 +18,7 @@ from hangwatch.reading.remote.kernelside import KernelSide, ProcessSide
 from hangwatch.reading.remote.loops import RemoteLoop, find_loops
 from hangwatch.reading.remote.memory import Memory, ProcessSource, Source, Unreadable
 from hangwatch.reading.remote.objects import RemoteObject
-from hangwatch.reading.remote.roster import TaskTable, ThreadState, thread_states
+from hangwatch.reading.remote.roster import TaskTable, ThreadState, gil_of, thread_states
 from hangwatch.reading.remote.tasks import RemoteTask, still_true
 from hangwatch.reading.remote.threads import RemoteThread
 from hangwatch.reading.view import LoopView, ObjectView, TaskView, ThreadView
@@ -188,6 +188,18 @@ class RemoteReader:
     def loop_native_ids(self) -> tuple[int, ...]:
         """Native ids of the threads that run loops."""
         return tuple(loop.native_id for loop in self._loops() if loop.native_id is not None)
+
+    def gil(self) -> tuple[int | None, int] | None:
+        """Native id of the thread that has the GIL (None: nobody) and how often it has changed hands; None where unknown."""
+        try:
+            found = gil_of(self.heap, self.roots)
+        except _BROKEN:
+            return None
+        if found is None:
+            return None
+        outside = self.side.outside_ids()
+        holder = next((state.inside_id for state in self._thread_states() if state.address == found.holder), None)
+        return (outside.get(holder, holder) if holder is not None else None), found.switches
 
     # -- the rest
 

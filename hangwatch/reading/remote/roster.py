@@ -87,6 +87,29 @@ def _stack(codes: Codes, thread: int) -> tuple[list[RemoteFrame], bool]:
     return frames, complete
 
 
+@dataclass(frozen=True, slots=True)
+class Gil:
+    """Who has the GIL (address of the thread's state, 0 when nobody), and how often it has changed hands."""
+
+    holder: int
+    switches: int
+
+
+def gil_of(heap: Heap, roots: Roots) -> Gil | None:
+    """None where its place is not known for sure."""
+    layout, memory = heap.layout, heap.memory
+    if layout.has("runtime_gil"):
+        at = roots.runtime + layout.runtime_gil
+    elif layout.has("interpreter_gil"):
+        at = memory.u64(roots.interpreter + layout.interpreter_gil)
+    else:
+        return None
+    locked = memory.i32(at + layout.gil_locked)
+    if locked not in (0, 1):
+        return None
+    return Gil(memory.u64(at + layout.gil_holder) if locked else 0, memory.u64(at + layout.gil_switches))
+
+
 class TaskTable:
     """The registries of asyncio in the target: found once, read at every look."""
 
