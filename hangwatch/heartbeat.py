@@ -25,7 +25,7 @@ _EPOLL: Final = {"x86_64": (b"232", b"281", b"441"), "aarch64": (b"22", b"441")}
 class Pulse:
     """The last sign of life of one loop. ``look`` once per tick; ``seen_ns`` is when there was one."""
 
-    __slots__ = ("beats", "blocked", "callback_ns", "certain", "mark", "seen_ns", "token")
+    __slots__ = ("beats", "blocked", "callback_ns", "certain", "mark", "seen_ns", "settled", "token")
 
     def __init__(self, mark: LoopMark, now_ns: int) -> None:
         self.mark = mark
@@ -35,6 +35,8 @@ class Pulse:
         #: When the callback that runs now began, where its turn of the loop began with it.
         self.callback_ns: int | None = None
         self.certain = False
+        #: It was seen asleep, or its server ticked: it has got through its first turn.
+        self.settled = False
         #: A stall of this loop was reported and has not ended.
         self.blocked = False
 
@@ -44,8 +46,10 @@ class Pulse:
             self.beats = self.mark.beats
             self.token = None
             self.seen_ns = now_ns
+            self.settled = True
             return True
         token = _callback(frame, self.mark) if frame is not None else None
+        self.settled = self.settled or (token is None and frame is not None)
         if token is None or token != self.token:
             self.token = token
             self.seen_ns = now_ns

@@ -14,13 +14,15 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 from types import CodeType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hangwatch.records import Act, Frame
 
 #: What a wrapped function appends to the ring: when, which operation, whom it was done to, by which thread, in which code at which
 #: instruction, of which task. Weak references: the ring must not keep anything alive, and an address may be used again.
 RawAct = tuple[int, str, "weakref.ref[Any]", int, "CodeType | None", int, "weakref.ref[Any] | None"]
+
+R = TypeVar("R")
 
 #: A loop whose phase (start-up, shutdown) is running: kind and since when.
 Phase = tuple[str, int]
@@ -75,6 +77,8 @@ class Ledger:
         self.ring: deque[RawAct] = deque(maxlen=ring)
         self.dropped: dict[str, int] = {}
         self.on_loop: Callable[[LoopMark], None] | None = None
+        #: (end, duration) in ns of the latest garbage collections that took long.
+        self.pauses: deque[tuple[int, int]] = deque(maxlen=64)
         self._due: list[tuple[int, int, Follow]] = []
         self._sequence = 0
 
@@ -97,10 +101,41 @@ class Ledger:
             self.on_loop(mark)
         return mark
 
+    def loop_found(self, loop: Any, ident: int) -> None:
+        """A loop that another thread has been running since before the agent came."""
+        thread = getattr(threading, "_active", {}).get(ident)
+        self.loops[id(loop)] = mark = LoopMark(loop, ident, getattr(thread, "_native_id", None) or ident, time.monotonic_ns())
+        if self.on_loop is not None:
+            self.on_loop(mark)
+
     def loop_stopped(self, loop: Any) -> None:
         self.loops.pop(id(loop), None)
 
+    def gc_watcher(self) -> Callable[[str, dict[str, int]], None]:
+        """A callback for ``gc.callbacks``: notes collections that took 20 ms and more."""
+        begun, now, pauses = 0, time.monotonic_ns, self.pauses
+
+        def note_collection(phase: str, info: dict[str, int]) -> None:
+            nonlocal begun
+            if info["generation"] == 0:
+                return
+            if phase == "start":
+                begun = now()
+            elif begun and now() - begun >= 20_000_000:
+                pauses.append((now(), now() - begun))
+
+        return note_collection
+
+    def forget_all(self) -> None:
+        """In a forked child: nothing of the parent's runs here."""
+        for table in (self.begun, self.followed, self.loops, self.ring, self.dropped, self.pauses, self._due):
+            table.clear()
+
     # Called by the watchdog.
+
+    def collected_ns(self, since_ns: int) -> int:
+        """Time spent in long garbage collections since then."""
+        return sum(took for ended, took in _copy_ring(self.pauses) if ended >= since_ns)
 
     def due(self, now_ns: int, least_ns: int, limit_of: Callable[[Any], int | None], subject_id: Callable[[Any], str]) -> list[Follow]:
         """Requests that have passed their own limit since the last call, oldest first.
@@ -199,7 +234,7 @@ def _copy(table: dict[Any, Any]) -> list[tuple[Any, Any]]:
     return list(table.items())
 
 
-def _copy_ring(ring: deque[RawAct]) -> list[RawAct]:
+def _copy_ring(ring: deque[R]) -> list[R]:
     for _ in range(5):
         try:
             return list(ring)

@@ -15,8 +15,6 @@ from typing import Any, Final
 from hangwatch.patching import Patcher
 
 FILE_NAME: Final = "faulthandler.txt"
-#: No process with fewer than a thousand threads writes more.
-MAX_BYTES: Final = 1 << 20
 
 
 class StackTimer:
@@ -49,6 +47,16 @@ class StackTimer:
         except (OSError, AttributeError) as error:
             self.error = f"no file for stacks: {error}"
             return -1
+
+    def move_to(self, folder: Path) -> None:
+        """From memory to disk, once the spool is there."""
+        with self._gate:
+            if self._fd >= 0 and not self.taken:
+                # Before the file is closed: its number may be a socket's a moment later.
+                faulthandler.cancel_dump_traceback_later()
+            old, self._fd = self._fd, self._open(folder)
+            if old >= 0:
+                os.close(old)
 
     def watch_for_others(self, patcher: Patcher) -> None:
         """Stands back as soon as the application uses the timer."""
@@ -83,12 +91,6 @@ class StackTimer:
         except OSError:
             return None
         return status.st_mtime if status.st_size else None
-
-    def text(self) -> str:
-        try:
-            return os.pread(self._fd, MAX_BYTES, 0).decode("utf-8", "backslashreplace")
-        except OSError:
-            return ""
 
     def clear(self) -> None:
         try:

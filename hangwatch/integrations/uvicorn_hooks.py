@@ -90,8 +90,9 @@ def _server(module: ModuleType, patcher: Patcher, ledger: Ledger) -> None:
     if server is None or server.__module__ != module.__name__:
         return
     patcher.wrap(server, "on_tick", lambda original: _tick(original, ledger))
-    for name in ("startup", "shutdown"):
-        patcher.wrap(server, name, lambda original, name=name: _phase(original, name, ledger))
+    patcher.wrap(server, "serve", lambda original: _phase(original, "serve", ledger))
+    patcher.wrap(server, "startup", lambda original: _phase(original, "startup", ledger))
+    patcher.wrap(server, "shutdown", lambda original: _phase(original, "shutdown", ledger))
 
 
 def _tick(original: Any, ledger: Ledger) -> Any:
@@ -110,20 +111,22 @@ def _tick(original: Any, ledger: Ledger) -> Any:
     return on_tick
 
 
-def _phase(original: Any, kind: str, ledger: Ledger) -> Any:
-    """Start-up and shutdown are marked on the loop while they last."""
+def _phase(original: Any, name: str, ledger: Ledger) -> Any:
+    """Start-up lasts from the begin of ``serve`` (which imports the application) to the end of ``startup``; shutdown is ``shutdown``."""
     from asyncio import current_task, get_running_loop
+
+    kind = "shutdown" if name == "shutdown" else "startup"
 
     async def phase(self: Any, *args: Any, **kwargs: Any) -> Any:
         loop = get_running_loop()
         mark = ledger.loops.get(id(loop)) or ledger.loop_started(loop)
-        mark.phase, mark.phase_task_id = (kind, time.monotonic_ns()), f"task:{id(current_task()):x}"
+        if mark.phase is None or mark.phase[0] != kind:
+            mark.phase, mark.phase_task_id = (kind, time.monotonic_ns()), f"task:{id(current_task()):x}"
         try:
             return await original(self, *args, **kwargs)
         finally:
             mark.phase = mark.phase_task_id = None
 
-    phase.__name__ = kind
     return phase
 
 

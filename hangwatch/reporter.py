@@ -1,0 +1,395 @@
+"""From an alarm to an incident on disk: samples, evidence, causes, store, exporters. A thread of its own, so that beats go on.
+
+What it needs is imported by that thread when the agent starts: at the stall an import could wait for ever, as the application may hold
+the import lock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from hangwatch import worker
+from hangwatch.config import Config
+from hangwatch.integrations import uvicorn_hooks
+from hangwatch.ledger import Follow, Ledger
+from hangwatch.records import Evidence, Incident, Request, Snapshot, to_json
+from hangwatch.stacktimer import StackTimer
+from hangwatch.watchdog import Alarm
+
+if TYPE_CHECKING:
+    from hangwatch.export import Exporters
+    from hangwatch.store import Store
+
+THREAD_NAME: Final = "hangwatch-reporter"
+#: Alarms that wait for this thread; more are counted.
+MAX_ALARMS: Final = 32
+#: Between the two samples: long enough that what is merely on its way has moved on, short enough for the 300 ms to the disk.
+BETWEEN_S: Final = 0.08
+#: A loop that answers the probe within this long was not blocked.
+ANSWER_S: Final = 0.1
+#: Kinds of stuck requests investigated from one pair of samples; the others count towards the last.
+MAX_GROUPS: Final = 5
+#: Incidents remembered for their end and for coming again; each holds its snapshot.
+MAX_OPEN: Final = 30
+#: Requests given to a snapshot, and followed until an incident's end.
+MAX_REQUESTS: Final = 1000
+#: Pauses between rounds that found nothing new.
+BACK_OFF_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+_LOOP_EVIDENCE: Final = ("faulthandler", "process", "sockets")
+
+
+@dataclasses.dataclass(slots=True)
+class Open:
+    """An incident that is not over, or was opened a moment ago."""
+
+    incident: Incident
+    opened_ns: int
+    stored: bool
+    subject_id: str = ""
+    follows: list[Follow] = dataclasses.field(default_factory=list)
+    closed: bool = False
+
+
+class Reporter:
+    """``report`` and ``recovered`` are called by the watchdog; everything else happens on the reporter's own thread."""
+
+    def __init__(
+        self, config: Config, ledger: Ledger, timer: StackTimer | None, open_store: Callable[[], Store], open_exporters: Callable[[Store | None], Exporters]
+    ) -> None:
+        self.config = config
+        self.ledger = ledger
+        self.timer = timer
+        self.service = worker.service_name(config)
+        self.started_at = time.time()
+        self.faults: dict[str, int] = {}
+        self.folder: Path | None = None
+        self.store: Store | None = None
+        self.exporters: Exporters | None = None
+        self.pending: list[Follow] = []
+        self._open_store = open_store
+        self._open_exporters = open_exporters
+        self._queue: queue.SimpleQueue[Alarm | str | None] = queue.SimpleQueue()
+        self._open: dict[str, Open] = {}
+        self._last_requests: list[dict[str, Any]] = []
+        self._dull_rounds = 0
+        self._next_round_ns = 0
+        self._budget: Any = None
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+
+    # from other threads
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+        self._thread.start()
+
+    def report(self, alarm: Alarm) -> None:
+        if self._queue.qsize() >= MAX_ALARMS:
+            self.ledger.drop("alarms")
+            return
+        self._queue.put(alarm)
+
+    def recovered(self, subject_id: str) -> None:
+        if self._open:
+            self._queue.put(subject_id)
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Ends the thread; what it is doing it finishes if that takes less than ``timeout_s``."""
+        self._queue.put(None)
+        self._ended.wait(timeout_s if self._thread is not None and self._thread.is_alive() else 0)
+
+    # on its own thread
+
+    def _run(self) -> None:
+        self._guarded(self._prepare)
+        beat_s = 0.0
+        while True:
+            try:
+                item = self._queue.get(timeout=self._patience_s())
+            except queue.Empty:
+                item = ""
+            if item is None:
+                break
+            if isinstance(item, Alarm):
+                self._guarded(lambda item=item: self._handle(item))
+            self._guarded(lambda item=item: self._close_what_is_over(item if isinstance(item, str) else ""))
+            if self.pending:
+                self._guarded(self._round)
+            if time.monotonic() - beat_s >= worker.EVERY_S:
+                beat_s = time.monotonic()
+                self._guarded(self._beat)
+        self._guarded(self._end)
+        self._ended.set()
+
+    def _patience_s(self) -> float:
+        if self.pending:
+            return max(0.01, (self._next_round_ns - time.monotonic_ns()) / 1e9)
+        return 0.25 if any(not known.closed for known in self._open.values()) else worker.EVERY_S
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:
+            name = f"{type(error).__name__}: {error}"
+            if name in self.faults or len(self.faults) < 20:
+                self.faults[name] = self.faults.get(name, 0) + 1
+            if os.environ.get("HANGWATCH_DEBUG"):
+                import traceback
+
+                traceback.print_exc()
+
+    def _prepare(self) -> None:
+        """Imports, the spool."""
+        import hangwatch.evidence
+        import hangwatch.export
+        import hangwatch.investigate
+        import hangwatch.reading.live
+        import hangwatch.snapshot
+        self._budget = hangwatch.evidence.Budget(self.config.pyspy_per_hour)
+        try:
+            self.store = self._open_store()
+            self.folder = self.store.files_dir(os.getpid())
+            worker.write(self.folder, worker.facts(self.config, self.ledger, self.started_at, []))
+        except Exception as error:
+            # One line, not through logging: a stuck thread may hold a handler's lock.
+            os.write(2, f"hangwatch: nothing can be kept in {self.config.spool} ({error}); stalls are still watched for and exported\n".encode())
+            self.ledger.drop("spool")
+            self.store = self.folder = None
+        self.exporters = self._open_exporters(self.store)
+        self.exporters.resume()
+
+    def _beat(self) -> None:
+        if self.folder is not None:
+            worker.write(self.folder, worker.facts(self.config, self.ledger, self.started_at, self._last_requests))
+
+    def _handle(self, alarm: Alarm) -> None:
+        if alarm.follows:
+            self.pending += alarm.follows
+            return
+        first = self._sample([])
+        if not alarm.over:
+            time.sleep(BETWEEN_S)
+        second = self._sample([]) if not alarm.over else first
+        if alarm.uncertain and self._answers(alarm):
+            self.ledger.drop("false suspicions")
+            if alarm.pulse is not None:
+                alarm.pulse.blocked = False
+            return
+        earlier = None if alarm.over else first
+        known = self._tell(alarm.stall, second, earlier, tuple(alarm.evidence), [], 1, loop=alarm.stall.kind == "loop")
+        known.subject_id = alarm.stall.subject_id
+        if alarm.over:
+            self._close(known)
+
+    def _answers(self, alarm: Alarm) -> bool:
+        """The probe: only now, as waking a loop heals what we look for. True when the loop came round at once."""
+        if alarm.pulse is None:
+            return False
+        answered = threading.Event()
+        try:
+            alarm.pulse.mark.loop.call_soon_threadsafe(answered.set)
+        except RuntimeError:  # closed meanwhile
+            return True
+        return answered.wait(ANSWER_S)
+
+    # requests
+
+    def _round(self) -> None:
+        """One pair of samples for all requests that stalled since the last round."""
+        if time.monotonic_ns() < self._next_round_ns:
+            return
+        stuck = [follow for follow in self.pending if follow.ended_ns is None]
+        self.pending = []
+        if not stuck:
+            return
+        first = self._sample(stuck)
+        time.sleep(BETWEEN_S)
+        second = self._sample(stuck)
+        groups = self._groups([follow for follow in stuck if follow.ended_ns is None], second)
+        new = False
+        for members in groups:
+            before = len(self._open)
+            self._tell_requests(members, second, first)
+            new = new or len(self._open) > before
+        self._dull_rounds = 0 if new else min(self._dull_rounds + 1, len(BACK_OFF_S) - 1)
+        self._next_round_ns = time.monotonic_ns() + int(BACK_OFF_S[self._dull_rounds] * 1e9)
+
+    def _groups(self, stuck: list[Follow], snapshot: Snapshot) -> list[list[Follow]]:
+        """Requests by the place they are stuck at, the group of the oldest first, at most `MAX_GROUPS`."""
+        tasks = {task.id: task for task in snapshot.tasks}
+        of_request = {request.id: tasks.get(request.task_id or "") for request in snapshot.requests}
+        groups: dict[Any, list[Follow]] = {}
+        for follow in stuck:
+            task = of_request.get(follow.subject_id)
+            place = tuple((frame.file, frame.line) for frame in task.frames[-8:]) if task is not None else None
+            if place not in groups and len(groups) >= MAX_GROUPS:
+                place = next(reversed(groups))
+            groups.setdefault(place, []).append(follow)
+        return list(groups.values())
+
+    def _tell_requests(self, members: list[Follow], snapshot: Snapshot, earlier: Snapshot) -> None:
+        from hangwatch.records import Stall
+
+        oldest = members[0]
+        stall = Stall("request", oldest.subject_id, oldest.since_ns, oldest.limit_ns or 0)
+        known = self._tell(stall, snapshot, earlier, (), members, len(members), loop=False)
+        known.follows += members[: MAX_REQUESTS - len(known.follows)]
+
+    # an incident
+
+    def _sample(self, stuck: list[Follow]) -> Snapshot:
+        from hangwatch import snapshot
+        from hangwatch.reading.live import LiveReader
+
+        marks = list(self.ledger.loops.values())
+        reader = LiveReader([mark.loop for mark in marks], loop_threads={id(mark.loop): mark.ident for mark in marks})
+        return snapshot.take(reader, history=self.ledger.acts(), requests=self.requests(stuck), dropped=dict(self.ledger.dropped))
+
+    def look(self) -> Snapshot:
+        """One sample, from any thread."""
+        return self._sample([])
+
+    def requests(self, stuck: list[Follow]) -> list[Request]:
+        """What the ledger knows of the requests in flight, the stuck first, at most `MAX_REQUESTS`."""
+        found = {follow.subject_id: (follow.subject, follow.since_ns, follow.limit_ns) for follow in stuck[:MAX_REQUESTS]}
+        for subject, since_ns, limit_ns in self.ledger.in_flight(MAX_REQUESTS):
+            if len(found) >= MAX_REQUESTS:
+                break
+            found.setdefault(uvicorn_hooks.subject_id(subject), (subject, since_ns, limit_ns))
+        return [uvicorn_hooks.request_of(*facts) for facts in found.values()]
+
+    def _tell(
+        self, stall: Any, snapshot: Snapshot, earlier: Snapshot | None, known: tuple[Evidence, ...], members: list[Follow], count: int, *, loop: bool
+    ) -> Open:
+        from hangwatch.investigate import investigate
+
+        self._last_requests = to_json(snapshot.requests[:50])
+        evidence = (*known, *self._evidence(_LOOP_EVIDENCE, {item.tool for item in known}))
+        incident = investigate(
+            stall, snapshot, evidence=evidence, earlier=earlier, service=self.service, host=worker.host(), opened_at=_at(stall.since_ns)
+        )
+        again = self._counted(incident, count)
+        if again is not None:
+            return again
+        incident = dataclasses.replace(incident, count=count)
+        entry = Open(incident, time.monotonic_ns(), self._keep(incident), stall.subject_id)
+        self._remember(entry)
+        if self.config.pyspy:
+            entry.incident = self._with_native_stacks(incident, evidence, earlier)
+            if entry.incident is not incident and entry.stored:
+                self._update(entry)
+        if self.exporters is not None:
+            self.exporters.offer(entry.incident)
+        return entry
+
+    def _counted(self, incident: Incident, count: int) -> Open | None:
+        """The same thing again, while it is open or was a moment ago: one incident with a higher count."""
+        known = self._open.get(incident.fingerprint)
+        if known is None:
+            return None
+        if known.closed and time.monotonic_ns() - known.opened_ns > self.config.again_after * 1e9:
+            return None
+        known.incident = dataclasses.replace(known.incident, count=known.incident.count + count, closed_at=None)
+        known.closed = False
+        self._update(known)
+        return known
+
+    def _with_native_stacks(self, incident: Incident, evidence: tuple[Evidence, ...], earlier: Snapshot | None) -> Incident:
+        from hangwatch.investigate import judge
+        from hangwatch.rules.base import Case
+        from hangwatch.graph import WaitGraph
+
+        more = self._evidence(("py-spy",), set())
+        if not more:
+            return incident
+        evidence = (*evidence, *more)
+        findings, _ = judge(Case(incident.stall, incident.snapshot, WaitGraph(incident.snapshot), earlier, evidence))
+        return dataclasses.replace(incident, evidence=evidence, findings=findings)
+
+    def _evidence(self, which: tuple[str, ...], known: set[str]) -> tuple[Evidence, ...]:
+        from hangwatch import evidence
+
+        wanted = [name for name in which if name not in known]
+        target = evidence.Target(
+            pid=os.getpid(),
+            native=self.config.pyspy_native,
+            faulthandler_file=self.timer.path if self.timer is not None else None,
+            loop_native_ids=tuple(mark.native_id for mark in list(self.ledger.loops.values())),
+            pyspy_budget=self._budget,
+        )
+        return evidence.collect(target, wanted, deadline_s=3.0)
+
+    def _remember(self, entry: Open) -> None:
+        self._open[entry.incident.fingerprint] = entry
+        if len(self._open) > MAX_OPEN:
+            oldest = min(self._open, key=lambda key: (not self._open[key].closed, self._open[key].opened_ns))
+            del self._open[oldest]
+
+    def _keep(self, incident: Incident) -> bool:
+        if self.store is None:
+            return False
+        try:
+            self.store.add(incident)
+            return True
+        except Exception as error:
+            self.ledger.drop("incidents not kept")
+            self.faults.setdefault(f"store: {error}", 1)
+            return False
+
+    def _update(self, entry: Open) -> None:
+        if self.store is not None and entry.stored:
+            try:
+                self.store.update(entry.incident)
+            except Exception:
+                self.ledger.drop("incidents not kept")
+
+    # the end of an incident
+
+    def _close_what_is_over(self, subject_id: str) -> None:
+        for entry in list(self._open.values()):
+            if entry.closed:
+                continue
+            if entry.follows:
+                entry.follows = [follow for follow in entry.follows if follow.ended_ns is None]
+                if not entry.follows:
+                    self._close(entry)
+            elif subject_id and entry.subject_id == subject_id:
+                self._close(entry)
+
+    def _close(self, entry: Open, how: str = "recovered") -> None:
+        entry.closed = True
+        entry.incident = dataclasses.replace(entry.incident, closed_at=time.time())
+        self._update(entry)
+        if self.exporters is not None:
+            self.exporters.recovered(entry.incident, how)
+
+    def _end(self) -> None:
+        for entry in list(self._open.values()):
+            if not entry.closed:
+                self._close(entry, "shutdown")
+        if self.exporters is not None:
+            self.exporters.close(2.0)
+        if self.folder is not None:
+            worker.remove(self.folder)
+
+
+def _at(since_ns: int) -> float:
+    """Monotonic ns as seconds since the epoch."""
+    return time.time() - (time.monotonic_ns() - since_ns) / 1e9
+
+
+def debug_line(text: str) -> None:
+    """One line on stderr, past logging and its locks."""
+    try:
+        os.write(2, f"hangwatch: {text}\n".encode())
+    except OSError:
+        pass
+
+

@@ -1,0 +1,242 @@
+"""The watchdog's thread: beats, looks for signs of life and requests past their limit, and hands over what stalled.
+
+It does nothing else, so that its beat goes on: samples, evidence, disk and network are the reporter's. It takes no lock that the
+application can hold and wakes no loop: waking heals the very bugs that are looked for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from hangwatch import stalls
+from hangwatch.config import Config
+from hangwatch.heartbeat import Pulse, innermost_frames
+from hangwatch.integrations import uvicorn_hooks
+from hangwatch.ledger import Follow, Ledger, Phase
+from hangwatch.records import FOREVER, Evidence, Stall
+from hangwatch.stacktimer import StackTimer
+
+THREAD_NAME: Final = "hangwatch-watchdog"
+#: How long a request that was answered may run on before it is looked at again (its connection's next request may wait behind it).
+LOOK_AGAIN_NS: Final = 1_000_000_000
+#: Requests of a loop that was blocked get this long to end by themselves after it came back.
+GRACE_NS: Final = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Alarm:
+    """What the watchdog hands over: the stall, the other requests that stalled with it, and what it knows of the block.
+
+    ``pulse`` of a loop's stall; ``uncertain``: the loop may be alive (`Pulse.certain`), a probe after the samples decides.
+    ``over``: nothing is to be seen any more (the watchdog itself could not run while it lasted).
+    """
+
+    stall: Stall
+    follows: list[Follow] = field(default_factory=list)
+    pulse: Pulse | None = None
+    evidence: list[Evidence] = field(default_factory=list)
+    uncertain: bool = False
+    over: bool = False
+
+
+class Watchdog:
+    """``report`` takes an Alarm, ``recovered`` a subject's id; both are cheap and never raise. ``each_tick`` runs last in each tick."""
+
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        timer: StackTimer | None,
+        report: Callable[[Alarm], None],
+        recovered: Callable[[str], None],
+        each_tick: Callable[[int], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.ledger = ledger
+        self.timer = timer
+        self.tick_s = tick_of(config)
+        self.faults: dict[str, int] = {}
+        self._report = report
+        self._recovered = recovered
+        self._each_tick = each_tick
+        self._pulses: dict[int, Pulse] = {}
+        self._phases: dict[int, tuple[Phase, str]] = {}
+        self._least_ns = stalls.least_limit_ns(config)
+        self._last_ns = 0
+        self._cpu_ns = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        self._last_ns = time.monotonic_ns()
+        self._cpu_ns = time.process_time_ns()
+        while not self._stop.wait(self.tick_s):
+            try:
+                self.tick(time.monotonic_ns())
+            except Exception as error:  # the next tick may do better; the service must not notice
+                self._fault(error)
+        if self.timer is not None:
+            self.timer.stop()
+
+    def _fault(self, error: BaseException) -> None:
+        name = f"{type(error).__name__}: {error}"
+        if name in self.faults or len(self.faults) < 20:
+            self.faults[name] = self.faults.get(name, 0) + 1
+
+    def tick(self, now_ns: int) -> None:
+        """One beat. ``now_ns``: monotonic."""
+        late_ns = now_ns - self._last_ns - int(self.tick_s * 1e9) if self._last_ns else 0
+        cpu_ns = time.process_time_ns()
+        if late_ns >= self.config.loop_after * 1e9:
+            self._was_silenced(now_ns, late_ns, cpu_ns - self._cpu_ns)
+        self._last_ns, self._cpu_ns = now_ns, cpu_ns
+        self._look_at_loops(now_ns)
+        self._look_at_phases(now_ns)
+        self._look_at_requests(now_ns)
+        if self.timer is not None:
+            if self.timer.written() and not any(pulse.blocked for pulse in self._pulses.values()):
+                self.timer.clear()
+            self.timer.beat()
+        if self._each_tick is not None:
+            self._each_tick(now_ns)
+
+    # the watchdog itself could not run
+
+    def _was_silenced(self, now_ns: int, late_ns: int, cpu_ns: int) -> None:
+        """Whoever kept the GIL is done: the stall is told afterwards, with the stacks that the C timer wrote meanwhile."""
+        silenced = next(iter(self._pulses.values()), None)
+        for pulse in self._pulses.values():
+            pulse.seen_ns = now_ns
+            pulse.token = None
+        limit_ns = int(self.config.loop_after * 1e9)
+        if silenced is None or late_ns < self._loop_limit_ns(silenced, limit_ns):
+            return
+        evidence = self._silence(late_ns, cpu_ns)
+        if evidence.data.get("stopped"):
+            self.ledger.drop("silences while the process was stopped")
+            return
+        stall = Stall("loop", silenced.mark.id, now_ns - late_ns, limit_ns)
+        found = [evidence]
+        if self.timer is not None and self.timer.written():
+            # Read now: the file is emptied as soon as the loop lives again. Imported long ago, by the reporter.
+            from hangwatch.evidence import faulthandler
+
+            if self.timer.path is not None:
+                found.append(faulthandler.read(self.timer.path, os.getpid()))
+        self._report(Alarm(stall, evidence=found, over=True))
+
+    def _silence(self, late_ns: int, cpu_ns: int) -> Evidence:
+        """What can be told of the silence: a stopped process (SIGSTOP, suspended machine) did not write stacks in time either."""
+        written_at = self.timer.written_at() if self.timer is not None else None
+        late_ms = round(late_ns / 1e6)
+        data: dict[str, Any] = {"late_ms": late_ms, "watchdog_late_ms": late_ms, "cpu_ms": round(cpu_ns / 1e6)}
+        data["gc_ms"] = round(self.ledger.collected_ns(time.monotonic_ns() - late_ns) / 1e6)
+        if self.timer is not None and not self.timer.taken:
+            age_s = None if written_at is None else time.time() - written_at
+            data["stacks_age_ms"] = None if age_s is None else round(age_s * 1e3)
+            in_time = age_s is not None and age_s > min(0.25 * late_ns / 1e9, 1.0)
+            data["stopped"] = not in_time and cpu_ns < 0.1 * late_ns
+        return Evidence("watchdog", text=f"The watchdog's own thread could not run for {late_ms} ms.", data=data)
+
+    # loops
+
+    def _look_at_loops(self, now_ns: int) -> None:
+        marks = self.ledger.loops
+        if not marks and not self._pulses:
+            return
+        for key in [key for key in self._pulses if key not in marks or marks[key] is not self._pulses[key].mark]:
+            self._came_back(self._pulses.pop(key))
+        limit_ns = int(self.config.loop_after * 1e9)
+        frames: dict[int, Any] | None = None
+        for key, mark in list(marks.items()):
+            pulse = self._pulses.get(key)
+            if pulse is None:
+                pulse = self._pulses[key] = Pulse(mark, now_ns)
+            frame = None
+            if mark.beats == pulse.beats:
+                frames = innermost_frames() if frames is None else frames
+                frame = frames.get(mark.ident)
+            if pulse.look(frame, now_ns):
+                self._came_back(pulse)
+            elif not pulse.blocked and now_ns - pulse.since_ns() >= self._loop_limit_ns(pulse, limit_ns):
+                pulse.blocked = True
+                self._report(Alarm(Stall("loop", mark.id, pulse.since_ns(), limit_ns), pulse=pulse, uncertain=not pulse.certain))
+            del frame
+
+    def _loop_limit_ns(self, pulse: Pulse, limit_ns: int) -> int:
+        """Importing the application and loading its models blocks the loop before it serves anybody: that is start-up, not a stall."""
+        starting = not pulse.settled or (pulse.mark.phase is not None and pulse.mark.phase[0] == "startup")
+        startup_ns = self._phase_limit_ns("startup")
+        return limit_ns if not starting else FOREVER if startup_ns is None else max(limit_ns, startup_ns)
+
+    def _came_back(self, pulse: Pulse) -> None:
+        if pulse.blocked:
+            pulse.blocked = False
+            self._recovered(pulse.mark.id)
+
+    # start-up and shutdown
+
+    def _look_at_phases(self, now_ns: int) -> None:
+        for key, mark in list(self.ledger.loops.items()):
+            phase = mark.phase
+            told = self._phases.get(key)
+            if told is not None and phase != told[0]:
+                del self._phases[key]
+                self._recovered(told[1])
+            limit_ns = self._phase_limit_ns(phase[0]) if phase is not None else None
+            if phase is None or limit_ns is None or key in self._phases or now_ns - phase[1] < limit_ns:
+                continue
+            subject_id = mark.phase_task_id or mark.id
+            self._phases[key] = (phase, subject_id)
+            self._report(Alarm(Stall(phase[0], subject_id, phase[1], limit_ns)))
+
+    def _phase_limit_ns(self, kind: str) -> int | None:
+        limit = self.config.startup_after if kind == "startup" else self.config.shutdown_after
+        return None if limit is None else int(limit * 1e9)
+
+    # requests
+
+    def _look_at_requests(self, now_ns: int) -> None:
+        found = []
+        for follow in self.ledger.due(now_ns, self._least_ns, self._limit_of, uvicorn_hooks.subject_id):
+            if uvicorn_hooks.endless(follow.subject):
+                continue
+            if uvicorn_hooks.answered(follow.subject) and not uvicorn_hooks.blocks_next(follow.subject):
+                self.ledger.again_at(follow, now_ns + max(LOOK_AGAIN_NS, (now_ns - follow.since_ns) // 4))
+            elif self._waits_for_loop(follow):
+                self.ledger.again_at(follow, now_ns + GRACE_NS)
+            else:
+                found.append(follow)
+        if found:
+            first = found[0]
+            self._report(Alarm(Stall("request", first.subject_id, first.since_ns, first.limit_ns or 0), follows=found))
+
+    def _limit_of(self, subject: Any) -> int | None:
+        limit_ns = stalls.limit_ns(self.config, uvicorn_hooks.path_of(subject))
+        return None if limit_ns >= FOREVER else limit_ns
+
+    def _waits_for_loop(self, follow: Follow) -> bool:
+        """Its loop is blocked: that is told already, and is the cause."""
+        loop = getattr(uvicorn_hooks.protocol_of(follow.subject), "loop", None)
+        pulse = self._pulses.get(id(loop))
+        return pulse is not None and pulse.blocked
+
+
+def tick_of(config: Config) -> float:
+    """Seconds between beats: a quarter of the shortest limit, so that a stall is seen at most that much late."""
+    shortest = min([config.loop_after, config.stall_after, *(limit for _, limit in config.routes if limit is not None)])
+    return max(0.02, min(0.25, shortest / 4))

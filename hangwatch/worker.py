@@ -1,0 +1,75 @@
+"""``worker.json``: what this process is, kept fresh, so that whoever finds its folder after a kill can finish the incident."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from hangwatch.config import Config
+from hangwatch.ledger import Ledger
+
+FILE_NAME: Final = "worker.json"
+#: Seconds between two writes. A killed worker's last beat is known this well.
+EVERY_S: Final = 5.0
+
+
+def facts(config: Config, ledger: Ledger, started_at: float, requests: list[dict[str, Any]]) -> dict[str, Any]:
+    """``requests``: those in flight at the last stall, as records."""
+    loops = [
+        {"id": mark.id, "kind": type(mark.loop).__module__.partition(".")[0], "thread_native_id": mark.native_id, "thread_ident": mark.ident}
+        for mark in list(ledger.loops.values())
+    ]
+    return {
+        "pid": os.getpid(),
+        "started_at": started_at,
+        "argv": sys.argv,
+        "service": config.service,
+        "host": host(),
+        "python": platform.python_version(),
+        "config": {
+            "stall_after": config.stall_after,
+            "loop_after": config.loop_after,
+            "startup_after": config.startup_after,
+            "shutdown_after": config.shutdown_after,
+        },
+        "loops": loops,
+        "beat_at": time.time(),
+        "requests": requests,
+    }
+
+
+def write(folder: Path, data: dict[str, Any]) -> None:
+    """Whole or not at all. Raises OSError."""
+    path = folder / FILE_NAME
+    draft = folder / f".{FILE_NAME}.new"
+    draft.write_text(json.dumps(data))
+    os.replace(draft, path)
+
+
+def remove(folder: Path) -> None:
+    """A process that ends in good order leaves nothing to finish."""
+    with contextlib.suppress(OSError):
+        for entry in list(folder.iterdir()):
+            entry.unlink()
+        folder.rmdir()
+
+
+def host() -> str:
+    with contextlib.suppress(OSError):
+        return socket.gethostname()
+    return ""
+
+
+def service_name(config: Config) -> str:
+    """What the person said, else the program's own name."""
+    if config.service:
+        return config.service
+    program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] not in ("", "-c", "-m") else ""
+    return program.removesuffix(".py") or "python"
