@@ -76,13 +76,18 @@ class WaitGraph:
     def _collect_blocked_loops(self) -> None:
         """A loop whose thread waits for something else keeps all its tasks waiting, parked or not."""
         awake = [loop for loop in self.snapshot.loops if not loop.asleep]
-        blocked = {loop.id: loop.thread_id for loop in awake if loop.thread_id and self._waits.get(loop.thread_id)}
+        blocked = {loop.id: loop.thread_id for loop in awake if loop.thread_id and self._is_blocked(loop.thread_id)}
         for loop_id, thread_id in blocked.items():
             self._holders[loop_id].append(thread_id)
             self._held[thread_id].append(loop_id)
         for task in self.snapshot.tasks:
             if task.loop_id in blocked and task.state != "done":
                 self._add_wait(task.id, task.loop_id)
+
+    def _is_blocked(self, thread_id: str) -> bool:
+        """A loop's own sockets do not block: one that is caught while it sends or reads will be through in a moment."""
+        kinds = {self.primitives[p].kind for p in self._waits.get(thread_id, ()) if p in self.primitives}
+        return bool(kinds - {"peer", "client"})
 
     def _collect_holders(self) -> None:
         entered: dict[tuple[str, str], int] = defaultdict(int)
