@@ -52,6 +52,12 @@ class Config:
     otlp: str | None = None
     #: Stall reports as span events, as log records, or both (back-ends are moving from the first to the second).
     events: str = "both"
+    #: A port for Prometheus to scrape, from a thread of its own (so it answers while the loop is blocked); None: no endpoint. Several
+    #: workers take this port and those after it. Loopback: metrics name routes.
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    #: Send metrics to ``otlp`` as well. Off: it would import OpenTelemetry (some 15 MB) in workers where nothing ever stalls.
+    metrics_otlp: bool = False
     #: Run py-spy at a stall. It stops the process for some 5 ms, so at most ``pyspy_per_hour`` times.
     pyspy: bool = True
     pyspy_native: bool = False
@@ -88,6 +94,10 @@ class Config:
                 return limit
         return self.stall_after
 
+    def route_of(self, path: str) -> str | None:
+        """The first route pattern that this path matches."""
+        return next((pattern for pattern, _ in self.routes if _matches(pattern, path)), None)
+
 
 def _matches(pattern: str, path: str) -> bool:
     """``/reports/*`` matches below /reports, ``/users/{id}`` one segment; without either, the exact path."""
@@ -115,6 +125,9 @@ def from_env(environ: Mapping[str, str]) -> dict[str, Any]:
         "HANGWATCH_EVENTS": "events",
         "HANGWATCH_CONSOLE": "console",
         "HANGWATCH_OTLP": "otlp",
+        "HANGWATCH_METRICS_PORT": "metrics_port",
+        "HANGWATCH_METRICS_HOST": "metrics_host",
+        "HANGWATCH_METRICS_OTLP": "metrics_otlp",
     }
     for variable, name in names.items():
         if environ.get(variable):
@@ -130,7 +143,7 @@ def from_env(environ: Mapping[str, str]) -> dict[str, Any]:
 
 _SECONDS = {"stall_after", "loop_after", "startup_after", "shutdown_after", "again_after"}
 _OPTIONAL_SECONDS = {"startup_after", "shutdown_after"}
-_FLAGS = {"pyspy", "pyspy_native", "faulthandler", "control", "console", "query_strings"}
+_FLAGS = {"pyspy", "pyspy_native", "faulthandler", "control", "console", "query_strings", "metrics_otlp"}
 _COUNTS = {"ring", "max_requests", "pyspy_per_hour"}
 _SIZES = {"spool_max_mb", "spool_max_days"}
 
@@ -146,6 +159,8 @@ def _checked(name: str, value: Any) -> Any:
     if name in _COUNTS:
         number = _number(name, value, zero=True)
         return int(number)
+    if name == "metrics_port":
+        return _port(value)
     if name == "spool":
         return Path(value).expanduser()
     if name == "routes":
@@ -165,6 +180,19 @@ def _number(name: str, value: Any, zero: bool = False) -> float:
     if not (0 <= number < 1e9) or (number == 0 and not zero):
         raise ConfigError(f"{name} must be above 0, not {value!r}")
     return number
+
+
+def _port(value: Any) -> int | None:
+    """0 takes any free port (the endpoint says which)."""
+    if value is None or str(value).strip().lower() == "none":
+        return None
+    try:
+        port = int(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"metrics_port is a port number, not {value!r}") from None
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"metrics_port is between 0 and 65535, not {value!r}")
+    return port
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -9,19 +9,26 @@ from __future__ import annotations
 import concurrent.futures.thread  # noqa: F401  see _IMPORTING
 import contextlib
 import os
+import socket
 import threading
 import time
 import weakref
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hangwatch import names
 from hangwatch.config import Config
 from hangwatch.export import parcels
+from hangwatch.export.families import Exemplar
 from hangwatch.export.lanes import Lane, Sender
 from hangwatch.export.outbox import Outbox
-from hangwatch.export.specs import Value
+from hangwatch.export.specs import Parcel, Value, clean
 from hangwatch.export.wire import Hush, switched_off
 from hangwatch.records import Incident
+
+if TYPE_CHECKING:
+    from hangwatch.export.board import Board
+    from hangwatch.export.metrics import MetricSender
 
 __all__ = ["THREAD_NAME", "Exporters"]
 
@@ -34,15 +41,25 @@ TAKE_OVER_EVERY_S = 300.0
 MAX_TOLD = 2000
 
 
+def metrics_every_s() -> float:
+    """The standard variable gives milliseconds; 60 s where it does not."""
+    try:
+        return max(1.0, float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", "")) / 1000)
+    except ValueError:
+        return 60.0
+
+
 class Exporters:
     """All exporters of one process. Inert without ``config.otlp``.
 
     ``store`` is not needed to send: what is sent is kept in the outbox beside it. ``resource``: attributes added to every resource.
+    ``board`` is told of every incident; with ``config.metrics_otlp`` its metrics are sent too.
     Safe across fork: the child starts empty, with a folder and a thread of its own at its first offer.
     """
 
-    def __init__(self, config: Config, store: Any = None, resource: dict[str, Value] | None = None) -> None:
+    def __init__(self, config: Config, store: Any = None, resource: dict[str, Value] | None = None, board: Board | None = None) -> None:
         self.config = config
+        self.board = board
         self.resource = dict(resource or {})
         self.store = store
         self.failed = 0
@@ -60,6 +77,8 @@ class Exporters:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._flush_until: float | None = None
+        self._metrics: MetricSender | None = None
+        self.metrics_sent = self.metrics_failures = 0
 
     def _trace_sender(self) -> Sender:
         from hangwatch.export.traces import TraceSender
@@ -81,7 +100,7 @@ class Exporters:
         self._take(incident, "ended", how, int(ended_at * 1e9))
 
     def _take(self, incident: Incident, part: str, how: str, ended_ns: int) -> None:
-        if self.config.otlp is None or self._closing:
+        if (self.config.otlp is None and self.board is None) or self._closing:
             return
         try:
             key = (incident.id, part)
@@ -90,11 +109,8 @@ class Exporters:
             self._told[key] = None
             if len(self._told) > MAX_TOLD:
                 self._told.popitem(last=False)
-            if part == "stall":
-                made = parcels.of_stall(incident, self.config, self.resource)
-            else:
-                made = parcels.of_end(incident, self.config, how, ended_ns, self.resource)
-            made = [parcel for parcel in made if not switched_off(parcel.signal)]
+            made = self._parcels(incident, how, ended_ns)
+            self._count(incident, part, made)
             for parcel in made:
                 self._lanes[parcel.signal].put(parcel, self._outbox.add(parcel))
             if made:
@@ -103,13 +119,35 @@ class Exporters:
         except Exception:
             self.failed += 1
 
+    def _parcels(self, incident: Incident, how: str, ended_ns: int) -> list[Parcel]:
+        if self.config.otlp is None:
+            return []
+        if how:
+            made = parcels.of_end(incident, self.config, how, ended_ns, self.resource)
+        else:
+            made = parcels.of_stall(incident, self.config, self.resource)
+        return [parcel for parcel in made if not switched_off(parcel.signal)]
+
+    def _count(self, incident: Incident, part: str, made: list[Parcel]) -> None:
+        if self.board is None:
+            return
+        if part == "ended":
+            self.board.closed(incident)
+            return
+        span = next((spans[0] for parcel in made if (spans := parcel.spans)), None)
+        age_s = (incident.snapshot.at_ns - incident.stall.since_ns) / 1e9
+        self.board.opened(incident, Exemplar(age_s, span.end_ns, span.trace_id, span.span_id) if span else None)
+
     def resume(self) -> None:
         """Starts sending what an ended process left in the outbox, if anything. Call it in the worker, after fork."""
         if self.config.otlp is None or self._closing:
             return
         with contextlib.suppress(Exception):
-            if self._outbox.has_orphans():
+            if self._sends_metrics() or self._outbox.has_orphans():
                 self._start()
+
+    def _sends_metrics(self) -> bool:
+        return self.board is not None and self.config.metrics_otlp and self.config.otlp is not None and not switched_off("metrics")
 
     def _start(self) -> None:
         if self._thread is None or not self._thread.is_alive():
@@ -119,6 +157,7 @@ class Exporters:
     def counts(self) -> dict[str, int]:
         """What was sent, waits, and was dropped, by signal: ``{"traces_sent": 3, "logs_dropped": 0, ...}``."""
         found = {"failed": self.failed, "outbox_dropped": self._outbox.dropped}
+        found |= {"metrics_sent": self.metrics_sent, "metrics_failures": self.metrics_failures}
         for name, lane in self._lanes.items():
             found |= {
                 f"{name}_sent": lane.sent,
@@ -157,6 +196,7 @@ class Exporters:
 
     def _loop(self, hush: Hush) -> None:
         take_over_at = 0.0
+        metrics_at = time.monotonic() + metrics_every_s() if self._sends_metrics() else float("inf")
         while True:
             self._wake.clear()
             now = time.monotonic()
@@ -166,12 +206,15 @@ class Exporters:
                     for lane in self._lanes.values():
                         lane.behind = True
             flush_until = self._flush_until  # before the round: what was put before close() was called is in it
+            if now >= metrics_at or (flush_until is not None and self._sends_metrics()):
+                metrics_at = now + metrics_every_s()
+                self._send_metrics(hush)
             worked = self._round(now, hush)
             if flush_until is not None and (not worked or time.monotonic() >= flush_until):
                 return
             if not worked:
                 due = [lane.due_at - time.monotonic() for lane in self._lanes.values() if lane.pending or lane.behind]
-                self._wake.wait(max(0.01, min([take_over_at - time.monotonic(), *due])))
+                self._wake.wait(max(0.01, min([take_over_at - time.monotonic(), metrics_at - time.monotonic(), *due])))
 
     def _round(self, now: float, hush: Hush) -> bool:
         """One request in each lane that is ready. False when there was nothing to do, or nothing got through."""
@@ -184,6 +227,29 @@ class Exporters:
                 other_works = any(other.sent and not other.reason for other in self._lanes.values() if other is not lane)
                 worked |= lane.work(other_works)
         return worked
+
+    def _send_metrics(self, hush: Hush) -> None:
+        """What is lost here the next sending makes good: the numbers are counted from the start."""
+        if self.board is None:
+            return
+        try:
+            if self._metrics is None:
+                from hangwatch.export.metrics import MetricSender
+
+                with _IMPORTING:
+                    self._metrics = MetricSender(self.config, SEND_TIMEOUT_S, self.own_resource(), self.board.began_ns)
+            hush.spread()
+            result = self._metrics.send(self.board.families())
+            self.metrics_sent += result.sent
+            self.metrics_failures += not result.sent
+        except Exception:
+            self.metrics_failures += 1
+
+    def own_resource(self) -> dict[str, Value]:
+        """Of this process, as its incidents name it."""
+        host = socket.gethostname()
+        own = {names.SERVICE_NAME: self.config.service, names.HOST_NAME: host, names.SERVICE_INSTANCE_ID: f"{host}:{os.getpid()}"}
+        return {**self.resource, **clean({**own, names.PROCESS_PID: os.getpid()})}
 
     def _after_fork(self) -> None:
         self._outbox.forget()
