@@ -7,6 +7,8 @@ Exit status: 0 nothing found, 1 findings, 2 usage or cannot look (with the next 
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +18,7 @@ from hangwatch import __version__
 from hangwatch.errors import HangwatchError
 
 #: In the order of `--help`; the module of each has its name.
-COMMANDS = ("run", "attach", "incidents", "export", "prune")
+COMMANDS = ("run", "attach", "incidents", "show", "report", "export", "prune", "doctor", "demo", "completion")
 
 
 class Commands(click.Group):
@@ -41,6 +43,8 @@ def cli() -> None:
     hangwatch run -- uvicorn app:app     the service with the agent inside, no code change
     hangwatch incidents                  what hung
     hangwatch show last                  why, and what to do
+    hangwatch attach PID                 a worker that has no agent inside
+    hangwatch demo                       a real hang, caught before your eyes
 
     Exit status: 0 nothing found, 1 findings, 2 usage or cannot look. Colours respect NO_COLOR.
     """
@@ -48,6 +52,7 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the ``hangwatch`` script. Every error a person can meet ends in words and a next step, never a traceback."""
+    _print_what_can_be_printed()
     try:
         status = cli.main(args=None if argv is None else list(argv), prog_name="hangwatch", standalone_mode=False)
     except click.ClickException as error:
@@ -65,4 +70,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         # `hangwatch show last | head`: the reader has seen enough. Python would complain once more at exit.
         sys.stderr.close()
         status = 0
+    except Exception as error:
+        if os.environ.get("HANGWATCH_DEBUG"):
+            raise
+        click.echo(f"hangwatch: this is a defect of hangwatch: {type(error).__name__}: {error}", err=True)
+        click.echo("HANGWATCH_DEBUG=1 shows where. Please report it.", err=True)
+        status = 2
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _print_what_can_be_printed() -> None:
+    """A terminal without Unicode shows a question mark in place of an arrow, rather than nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
