@@ -46,6 +46,7 @@ class WaitGraph:
         self._waiters: dict[str, list[str]] = defaultdict(list)
         self._holders: dict[str, list[str]] = defaultdict(list)
         self._held: dict[str, list[str]] = defaultdict(list)
+        self._assumed: set[str] = set()
         self._wait_records: dict[tuple[str, str], Wait] = {}
         self._collect_waits()
         self._collect_blocked_loops()
@@ -83,6 +84,18 @@ class WaitGraph:
         for task in self.snapshot.tasks:
             if task.loop_id in blocked and task.state != "done":
                 self._add_wait(task.id, task.loop_id)
+        if len(blocked) == 1:
+            self._assume_jobs_of(*blocked.values())
+
+    def _assume_jobs_of(self, thread_id: str) -> None:
+        """A job that no thread runs and no pool has queued was handed to a loop; the only one that does not come to it is this."""
+        for thread in self.snapshot.threads:
+            for primitive_id in self._waits.get(thread.id, ()):
+                job = self.primitives.get(primitive_id)
+                if job is not None and job.kind == "job" and not job.holders and job.ready is not True and not job.state.get("queued"):
+                    self._holders[primitive_id].append(thread_id)
+                    self._held[thread_id].append(primitive_id)
+                    self._assumed.add(primitive_id)
 
     def _is_blocked(self, thread_id: str) -> bool:
         """A loop's own sockets do not block: one that is caught while it sends or reads will be through in a moment."""
@@ -117,10 +130,12 @@ class WaitGraph:
     def _from_the_ring(self, entered: dict[tuple[str, str], int]) -> None:
         """A lock taken without a ``with`` block shows on no stack: its last taker of record, while alive, holds it."""
         seen = {primitive_id for _, primitive_id in entered}
+        loop_threads = {loop.thread_id for loop in self.snapshot.loops}
         last = {act.primitive_id: act for act in sorted(self.snapshot.history, key=lambda a: a.at_ns) if act.op in ("acquire", "release")}
         for primitive_id, act in last.items():
             primitive = self.primitives.get(primitive_id)
-            taker = act.task_id or act.thread_id
+            # A loop's thread without a task: the task that took it is gone, and its memory with it.
+            taker = act.task_id or (act.thread_id if act.thread_id not in loop_threads else None)
             if act.op == "acquire" and taker and primitive_id not in seen and primitive and primitive.kind in EXCLUSIVE and self._alive(taker):
                 entered[taker, primitive_id] = 2
 
@@ -198,10 +213,10 @@ class WaitGraph:
         return all(holder in stuck for holder in holders)
 
     def fully_known(self, primitive_id: str) -> bool:
-        """As many holders are known as the resource says are in use; True for what has no such count."""
+        """As many holders are known as the resource says are in use; for what has no such count, False where its holder is an assumption."""
         primitive = self.primitives.get(primitive_id)
         if primitive is None or primitive.in_use is None:
-            return True
+            return primitive_id not in self._assumed
         return len(self.holders(primitive_id)) >= primitive.in_use
 
     def knots(self) -> list[frozenset[str]]:

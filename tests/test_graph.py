@@ -75,6 +75,16 @@ def test_a_blocked_loop_is_waited_for_by_its_tasks():
     assert set(cycle) == {LOOP_THREAD, lock, thread, job, task, LOOP}
 
 
+def test_a_job_that_nobody_runs_is_for_the_loop_that_is_blocked():
+    scene = Scene()
+    lock, job = scene.primitive("thread-lock"), scene.primitive("job", state={"state": "PENDING"})
+    thread = scene.thread("worker", ["app.py:work"], waits_on=job, holds=[lock])
+    scene.loop_thread(["app.py:read"], waits_on=lock)
+    (cycle,) = graph(scene).cycles()
+    assert set(cycle) == {LOOP_THREAD, lock, thread, job}
+    assert not graph(scene).fully_known(job)
+
+
 def test_a_loop_that_sleeps_in_its_selector_blocks_nobody():
     scene = Scene()
     task = scene.task("on the loop")
@@ -90,6 +100,14 @@ def test_a_lock_taken_by_hand_is_held_by_its_last_taker_of_record():
     scene.task(waits_on=lock)
     assert graph(scene).live_holders(lock) == (taker,)
     scene.act("release", lock, taker, at_ns=scene.history[0].at_ns + 1)
+    assert graph(scene).live_holders(lock) == ()
+
+
+def test_a_taker_that_is_gone_leaves_only_its_loops_thread_in_the_ring():
+    scene = Scene()
+    lock = scene.lock()
+    scene.act("acquire", lock, None, LOOP_THREAD)
+    scene.task(waits_on=lock)
     assert graph(scene).live_holders(lock) == ()
 
 

@@ -15,7 +15,7 @@ from hangwatch.rules.frames import application, frames_of, pick, place, waits_in
 from hangwatch.rules.source import calls_in
 from hangwatch.rules.words import because, primitive_name, state_sentence, waiter_name, waiters_name, waits_sentence
 
-_KINDS = ("event", "condition", "future", "thread-event")
+_KINDS = ("event", "body", "condition", "future", "thread-event")
 
 
 def check(case: Case) -> Iterator[Finding]:
@@ -32,11 +32,11 @@ def check(case: Case) -> Iterator[Finding]:
 def _eaten(case: Case, primitive: Primitive, waiters: tuple[str, ...]) -> Finding:
     graph = case.graph
     twice = ready_twice(case, primitive, waiters[0])
-    name = primitive_name(primitive)
+    name = f"{primitive_name(primitive)}, by an event that is shared between requests" if primitive.kind == "body" else f"{primitive_name(primitive)}, which is shared between requests"
     due = "what it waits for has arrived" if primitive.ready else "nothing has set it"
     return Finding(
         cause="shared-event",
-        title=f"{waiters_name(graph, waiters)} waits for {name}, which is shared between requests; {due}, and another one took the wake-up",
+        title=f"{waiters_name(graph, waiters)} waits for {name}; {due}, and another one took the wake-up",
         because=because(
             [waits_sentence(case, w, primitive) + "." for w in waiters[:3]],
             state_sentence(primitive),
