@@ -1,37 +1,53 @@
-"""``hangwatch incidents``: what hung, a line each."""
+"""``hangwatch incidents``: what hung, newest last."""
 
 from __future__ import annotations
 
 import json
+import time
 
 import click
 
-from hangwatch.console.options import json_option, open_store, spool_option
-from hangwatch.orphans import finish
-from hangwatch.records import to_json
+from hangwatch.console.options import emit, finish_what_was_left, json_option, note, open_store, paint, spool_option
+from hangwatch.console.render import table_lines
+from hangwatch.console.style import width_of_terminal
+from hangwatch.records import Incident, to_json
 
 
 @click.command()
 @spool_option
 @json_option
-def command(spool: str | None, as_json: bool) -> int:
+@click.option("--last", "count", type=click.IntRange(min=1), metavar="N", help="Only the N newest.")
+@click.option("--since", type=click.FLOAT, metavar="HOURS", help="Only what began in the last HOURS.")
+@click.option("--service", metavar="NAME", help="Only of this service.")
+def command(spool: str | None, as_json: bool, count: int | None, since: float | None, service: str | None) -> int:
     """What hung, newest last.
 
-    Incidents of workers that were killed, or that hang so hard that they cannot write any more, are finished first from what they left on disk.
+    Workers that were killed, or that hang too hard to write themselves, are looked after first: what they left on disk becomes an
+    incident.
 
     \b
     hangwatch incidents
-    hangwatch incidents --json | jq '.[-1].findings[0].title'
+    hangwatch incidents --since 24 --service shop
+    hangwatch incidents --json | jq -r '.[-1].findings[0].title'
+
+    Exit status: 0 nothing hung, 1 something did, 2 the spool cannot be read.
     """
     store = open_store(spool)
-    finish(store)
-    incidents = store.list()
+    finish_what_was_left(store)
+    found = [incident for incident in store.list() if _fits(incident, since, service)][-count if count else 0 :]
+    for folder, why in store.broken:
+        note(f"left out, as it cannot be read: {folder.name} ({why})")
     if as_json:
-        click.echo(json.dumps([to_json(incident) for incident in incidents]))
+        click.echo(json.dumps([to_json(incident) for incident in found]))
+    elif found:
+        emit(table_lines(found, width_of_terminal(), paint()))
+        note(f"\nhangwatch show {found[-1].id} (or: last) says why, and what to do.")
     else:
-        for incident in incidents:
-            finding = incident.findings[0] if incident.findings else None
-            click.echo(f"{incident.id}  {finding.cause if finding else '-'}  {finding.title if finding else ''}")
-        if not incidents:
-            click.echo(f"No incident in {store.root}.", err=True)
-    return 1 if incidents else 0
+        note(f"No incident in {store.root}.")
+    return 1 if found else 0
+
+
+def _fits(incident: Incident, since_h: float | None, service: str | None) -> bool:
+    if service is not None and incident.service != service:
+        return False
+    return since_h is None or incident.opened_at >= time.time() - since_h * 3600
