@@ -253,6 +253,7 @@ def _finish(
 ) -> Snapshot:
     tasks = ties.with_parents(looker.tasks, desk)
     ties.find_servants(desk)
+    ties.pass_deadlines_on(desk)
     ties.bind_children(tasks, desk)
     versions = {}
     try:

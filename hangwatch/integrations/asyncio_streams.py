@@ -198,16 +198,8 @@ def _executor_shutdown(look: Look) -> Sighting | None:
 
 
 _READS = ("read", "readline", "readuntil", "readexactly", "_wait_for_data")
-_SOCKET_OPS = (
-    "sock_recv",
-    "sock_recv_into",
-    "sock_recvfrom",
-    "sock_recvfrom_into",
-    "sock_sendall",
-    "sock_sendto",
-    "sock_connect",
-    "sock_accept",
-)
+_SOCKET_OPS = ("sock_recv", "sock_recv_into", "sock_sendall", "sock_connect", "sock_accept")
+_DATAGRAM_OPS = ("sock_recvfrom", "sock_recvfrom_into", "sock_sendto")
 
 WAITS = (
     *(Spot(_STREAMS, name, _read, target=f"asyncio.streams:StreamReader.{name}") for name in _READS),
@@ -218,6 +210,10 @@ WAITS = (
     Spot(_SUBPROCESS, "communicate", _process, target="asyncio.subprocess:Process.communicate"),
     Spot("asyncio/base_subprocess.py", "_wait", _process, target="asyncio.base_subprocess:BaseSubprocessTransport._wait"),
     *(Spot(_SELECTOR, name, _socket, target=f"asyncio.selector_events:BaseSelectorEventLoop.{name}") for name in _SOCKET_OPS),
+    *(
+        Spot(_SELECTOR, name, _socket, target=f"asyncio.selector_events:BaseSelectorEventLoop.{name}", since="3.11")
+        for name in _DATAGRAM_OPS
+    ),
     Spot(_BASE, "_create_connection_transport", _handshake, target="asyncio.base_events:BaseEventLoop._create_connection_transport"),
     Spot(_BASE, "getaddrinfo", _lookup, target="asyncio.base_events:BaseEventLoop.getaddrinfo"),
     Spot(_BASE, "getnameinfo", _lookup, target="asyncio.base_events:BaseEventLoop.getnameinfo"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hangwatch.integrations import executors
 from hangwatch.integrations.base import Desk, Look, Sighting, Spot
 from hangwatch.reading.view import ObjectView, is_a, length, plain
@@ -175,20 +177,38 @@ def _task_group(look: Look) -> Sighting | None:
     listed = children.items(_CHILDREN_LIMIT) if children is not None else []
     primitive = _several(look.desk.id_of("group", group), "group", "asyncio.TaskGroup", listed)
     if children is not None and not listed:
-        primitive = Primitive(primitive.id, "group", primitive.label, NAME, {"of": 0, "pending": 0}, ready=True)
+        primitive = replace(primitive, ready=True)
     return Sighting(primitive, "exit")
 
 
 def _as_completed(look: Look) -> Sighting | None:
-    """3.13+ keeps what is still to come in an object; before, in closures, and the queue under it is named instead."""
+    """3.13+ keeps what is still to come in an object; before, a queue that every future's callback fills."""
     iterator = look.frame.local("self")
     todo = iterator.attr("_todo") if iterator is not None else None
-    if iterator is None or todo is None:
+    queue = look.frame.local("done")
+    if iterator is not None and todo is not None:
+        listed, queue, owner = todo.items(_CHILDREN_LIMIT), iterator.attr("_done"), iterator
+        deadline = deadline_of(iterator.attr("_timeout_handle"))
+    elif queue is not None:
+        listed, owner, deadline = _filling(look.desk).get(queue.id, []), queue, None
+    else:
         return None
-    primitive = _several(look.desk.id_of("gather", iterator), "task", "asyncio.as_completed", todo.items(_CHILDREN_LIMIT))
-    ready = bool(length(iterator.attr("_done"), "_queue"))
-    primitive = Primitive(primitive.id, "task", primitive.label, NAME, primitive.state, holders=primitive.holders, ready=ready)
-    return Sighting(primitive, "as_completed", deadline_ns=deadline_of(iterator.attr("_timeout_handle")))
+    primitive = _several(look.desk.id_of("gather", owner), "task", "asyncio.as_completed", listed)
+    return Sighting(replace(primitive, ready=bool(length(queue, "_queue"))), "as_completed", deadline_ns=deadline)
+
+
+def _filling(desk: Desk) -> dict[int, list[ObjectView]]:
+    """Tasks by the address of the queue that as_completed's callback on them fills; looked up once for a snapshot."""
+    found: dict[int, list[ObjectView]] | None = desk.memo.get(f"{__name__}._filling")
+    if found is None:
+        found = desk.memo[f"{__name__}._filling"] = {}
+        for task in desk.reader.tasks():
+            for callback in callbacks(task.object()):
+                if plain(callback, "__qualname__") == "as_completed.<locals>._on_completion":
+                    queue = closure(callback, "done")
+                    if queue is not None:
+                        found.setdefault(queue.id, []).append(task.object())
+    return found
 
 
 def _timeout(timeout: ObjectView) -> int | None:
@@ -207,8 +227,8 @@ WAITS = (
     Spot(_TASKS, "_cancel_and_wait", _cancel_and_wait, target="asyncio.tasks:_cancel_and_wait"),
     Spot(_TASKS, "_wait_for_one", _as_completed, target="asyncio.tasks:_AsCompletedIterator._wait_for_one", since="3.13"),
     Spot("asyncio/taskgroups.py", "__aexit__", _task_group, target="asyncio.taskgroups:TaskGroup.__aexit__", since="3.11"),
-    Spot("asyncio/taskgroups.py", "_aexit", _task_group, target="asyncio.taskgroups:TaskGroup._aexit", since="3.13"),
-    Spot("asyncio/futures.py", "__await__", _wrapped_future, target="asyncio.futures:Future.__await__"),
+    Spot("asyncio/taskgroups.py", "_aexit", _task_group, target="asyncio.taskgroups:TaskGroup._aexit", since="3.13.1"),
+    Spot("asyncio/futures.py", "__await__", _wrapped_future, target="asyncio.futures:_PyFuture.__await__"),
 )
 
 DEADLINES = {

@@ -87,11 +87,11 @@ class Workers:
         self.running: dict[int, ThreadView] = {}
         self.queued: dict[int, Pool] = {}
         self.pools: dict[int, Pool] = {}
-        idents = set()
+        alive = set()
         for thread in desk.reader.threads():
-            idents.add(thread.ident)
+            alive.add(thread.native_id)
             self._add_worker(thread, thread.frames())
-        self._add_remembered(desk, idents)
+        self._add_remembered(desk, alive)
         for pool in self.pools.values():
             for item in pool.queue.items(10_000):
                 future = item.attr("future")
@@ -109,26 +109,28 @@ class Workers:
         pool.executor = pool.executor or (reference.attr("target") if reference is not None else None)
         for frame in frames:
             if frame.name == "run" and frame.file.endswith(_THREAD):
-                pool.busy += 1
                 item = frame.local("self")
                 future = item.attr("future") if item is not None else None
-                if future is not None:
+                if future is not None:  # 3.14+ has a second frame of that name, the context's
+                    pool.busy += 1
                     self.running[future.id] = thread
 
-    def _add_remembered(self, desk: Desk, idents: set[int]) -> None:
-        """Queues whose workers are gone: the module remembers each thread with its queue, also those left behind by a fork."""
-        module = desk.reader.module("concurrent.futures.thread")
-        remembered = module.attr("_threads_queues") if module is not None else None
-        data = remembered.attr("data") if remembered is not None else None
-        for reference, queue in data.pairs(10_000) if data is not None else []:
-            thread = reference.attr("target")
-            if thread is not None and number(thread, "_ident") not in idents:
-                self.pools.setdefault(queue.id, Pool(queue)).dead += 1
-        for loop in desk.reader.loops():
-            executor = loop.object().attr("_default_executor")
-            work = executor.attr("_work_queue") if executor is not None else None
-            if work is not None and work.id in self.pools:
-                self.pools[work.id].executor = executor
+    def _add_remembered(self, desk: Desk, alive: set[int]) -> None:
+        """Pools whose workers are gone: a fork leaves the parent's Thread objects behind, with what they were to run.
+
+        Told apart by native id: the ident of a dead thread is an address, and soon another's.
+        """
+        module = desk.reader.module("threading")
+        threads = module.attr("_dangling") if module is not None else None
+        for thread in threads.items(10_000) if threads is not None else []:
+            arguments = thread.attr("_args")
+            parts = arguments.items(5) if arguments is not None else []
+            queue = next((part for part in parts if part.type_name == "_queue.SimpleQueue"), None)
+            if queue is None or number(thread, "_native_id") in alive:
+                continue
+            pool = self.pools.setdefault(queue.id, Pool(queue))
+            pool.dead += 1
+            pool.executor = pool.executor or parts[0].attr("target")
 
 
 def workers(desk: Desk) -> Workers:

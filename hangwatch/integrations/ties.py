@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hangwatch.integrations.desk import SnapshotDesk, union
-from hangwatch.records import FOREVER, Primitive, Request, Task
+from hangwatch.records import FOREVER, Primitive, Request, Task, Wait
 
 
 def with_parents(known: dict[str, Task], desk: SnapshotDesk) -> dict[str, Task]:
@@ -39,6 +39,39 @@ def find_servants(desk: SnapshotDesk) -> None:
         running = primitive.state.get("queued") is not True and len(primitive.holders) == 1
         if running and primitive.holders[0].startswith("thread:"):
             desk.serve(primitive.holders[0], wait.task_id)
+
+
+def pass_deadlines_on(desk: SnapshotDesk) -> None:
+    """Who waits under a timeout for a task sets that task a deadline, and whatever this waits on in turn.
+
+    Up to 3.11 ``wait_for`` runs what it awaits in a task of its own, so without this nearly no wait would seem to have a timeout.
+    A task that several wait for has the latest deadline of them, and none when one of them has none.
+    """
+    above: dict[str, list[Wait]] = {}
+    of: dict[str, list[tuple[str, str]]] = {}
+    for key, wait in desk.waits.items():
+        of.setdefault(wait.task_id, []).append(key)
+        primitive = desk.primitives.get(wait.primitive_id)
+        if primitive is not None and primitive.kind in ("task", "gather", "group"):
+            for child in primitive.holders:
+                above.setdefault(child, []).append(wait)
+    todo = [child for child, waits in above.items() if any(wait.deadline_ns is not None for wait in waits)]
+    seen: set[str] = set()
+    while todo:
+        child = todo.pop()
+        if child in seen:
+            continue
+        seen.add(child)
+        deadlines = [desk.waits[wait.task_id, wait.primitive_id].deadline_ns for wait in above.get(child, ())]
+        if any(deadline is None for deadline in deadlines):
+            continue
+        latest = max(deadline for deadline in deadlines if deadline is not None)
+        for key in of.get(child, ()):
+            wait = desk.waits[key]
+            if wait.deadline_ns is None or wait.deadline_ns > latest:
+                desk.waits[key] = replace(wait, deadline_ns=latest)
+                primitive = desk.primitives.get(wait.primitive_id)
+                todo += primitive.holders if primitive is not None and primitive.kind in ("task", "gather", "group") else ()
 
 
 def bind_children(tasks: dict[str, Task], desk: SnapshotDesk) -> None:

@@ -211,7 +211,7 @@ class LiveObject:
 
     def length(self) -> int | None:
         obj: Any = self.object
-        for cls in (list, tuple, dict, set, frozenset, collections.deque, str, bytes, bytearray):
+        for cls in (list, tuple, dict, set, frozenset, collections.deque, str, bytes, bytearray, memoryview):
             if isinstance_c(obj, cls):
                 return cls.__len__(obj)
         return None

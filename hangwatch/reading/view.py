@@ -61,7 +61,7 @@ class ObjectView(Protocol):
         """Keys and values of a dict (or an OrderedDict)."""
 
     def length(self) -> int | None:
-        """Size of a built-in container, deque, str or bytes; None for anything else."""
+        """Size of a built-in container, deque, str, bytes or memoryview; None for anything else."""
 
     def neighbours(self) -> frozenset[int]:
         """Addresses of the objects that its attributes or members refer to, one step deep; empty when not read."""

@@ -7,6 +7,7 @@ import collections
 import contextlib
 import functools
 import gc
+import pathlib
 import sys
 import threading
 import time
@@ -357,7 +358,7 @@ def test_frames_have_places_locals_and_free_variables():
         return frame.file, frame.line, frame.function, frame.local_names(), frame.local("argument").value(), frame.local("gate").value()
 
     file, line, function, names, argument, free = look_at(lambda: {"waits": waits(5)}, read)
-    assert file == __file__ and "Event().wait()" in open(file).read().splitlines()[line - 1]
+    assert file == __file__ and "Event().wait()" in pathlib.Path(file).read_text().splitlines()[line - 1]
     assert function.endswith("test_frames_have_places_locals_and_free_variables.<locals>.waits" if sys.version_info >= (3, 11) else "waits")
     assert {"argument", "local", "gate"} <= set(names) and (argument, free) == (5, "free")
 
