@@ -21,7 +21,8 @@ from hangwatch.patching import Patcher
 
 if TYPE_CHECKING:
     from hangwatch.export import Exporters
-    from hangwatch.records import Snapshot
+    from hangwatch.export.board import Board
+    from hangwatch.records import Incident, Snapshot
     from hangwatch.reporter import Reporter
     from hangwatch.stacktimer import StackTimer
     from hangwatch.store import Store
@@ -45,6 +46,11 @@ class Agent:
         self.watchdog: Watchdog | None = None
         self.reporter: Reporter | None = None
         self.timer: StackTimer | None = None
+        self.board: Board | None = None
+        self._endpoint: Any = None
+        #: What killed workers left: their incidents, and their open incidents that ended with them.
+        self._left: list[Incident] = []
+        self._ended: list[Incident] = []
         self._starting = threading.Lock()
         self._note_collection = self.ledger.gc_watcher()
         self._pid = os.getpid()
@@ -74,11 +80,35 @@ class Agent:
 
         self.timer = self._make_timer()
         self.reporter = Reporter(self.config, self.ledger, self.timer, self._open_store, self._open_exporters)
-        self.watchdog = Watchdog(self.config, self.ledger, self.timer, self.reporter.report, self.reporter.recovered)
+        self.board = self._make_board()
+        each_tick = self._measure if self.board is not None else None
+        self.watchdog = Watchdog(self.config, self.ledger, self.timer, self.reporter.report, self.reporter.recovered, each_tick)
         self.reporter.start()
         self.watchdog.start()
         for extra in self.extras:
             extra.start()
+
+    def _make_board(self) -> Board | None:
+        """Only where somebody wants metrics."""
+        if self.config.metrics_port is None and not self.config.metrics_otlp:
+            return None
+        from hangwatch.export.board import Board
+
+        if self.config.metrics_port is not None and self._endpoint is None:
+            from hangwatch.export.endpoint import Endpoint
+
+            self._endpoint = Endpoint(self.config.metrics_host, self.config.metrics_port, lambda: self.board.families() if self.board else [])
+            self.extras.append(self._endpoint)
+        return Board(
+            self.config,
+            self.ledger,
+            lambda: self.watchdog.silences() if self.watchdog else {},
+            lambda: self.reporter.exporters.counts() if self.reporter and self.reporter.exporters else {},
+        )
+
+    def _measure(self, now_ns: int) -> None:
+        if self.board is not None and self.watchdog is not None:
+            self.board.tick(now_ns, self.watchdog.tick_s)
 
     def _make_timer(self) -> StackTimer | None:
         if not self.config.faulthandler:
@@ -97,13 +127,19 @@ class Agent:
         if self.timer is not None:
             self.timer.move_to(store.files_dir(os.getpid()))
         # Whoever looks at the spool next finds what killed workers left behind.
-        orphans.finish(store, live=False)
+        self._left = orphans.finish(store, live=False, ended=self._ended)
         return store
 
     def _open_exporters(self, store: Store | None) -> Exporters:
         from hangwatch.export import Exporters
 
-        return Exporters(self.config, store, {})
+        exporters = Exporters(self.config, store, {}, self.board)
+        for incident in self._left:
+            exporters.offer(incident)
+        for incident in (*self._left, *self._ended):
+            exporters.recovered(incident, "killed")
+        self._left, self._ended = [], []
+        return exporters
 
     def uninstall(self) -> list[str]:
         """Returns what could not be put back, as someone else has wrapped it since."""

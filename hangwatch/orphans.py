@@ -27,10 +27,10 @@ GRACE_S = 1.5
 SAME_S = 5.0
 
 
-def finish(store: Store, *, live: bool = True, now: float | None = None) -> list[Incident]:
+def finish(store: Store, *, live: bool = True, now: float | None = None, ended: list[Incident] | None = None) -> list[Incident]:
     """Adds an incident for every worker that left one behind; ends the open ones of dead workers. Returns what was added.
 
-    ``live``: also look at workers that still run but hang too hard to report (takes py-spy's time, some 0.1 s each). Never raises for what
+    ``ended`` takes the open ones that were ended. ``live``: also look at workers that still run but hang too hard to report (takes py-spy's time, some 0.1 s each). Never raises for what
     it finds: a folder that cannot be read is left for the next time.
     """
     now = time.time() if now is None else now
@@ -45,7 +45,9 @@ def finish(store: Store, *, live: bool = True, now: float | None = None) -> list
                 store.add(incident)
                 added.append(incident)
             if not alive:
-                _close_open_ones(store, facts)
+                closed = _close_open_ones(store, facts)
+                if ended is not None:
+                    ended += closed
                 shutil.rmtree(folder, ignore_errors=True)
         except (OSError, HangwatchError):
             continue
@@ -120,12 +122,15 @@ def _snapshot(facts: dict[str, Any], dump: Evidence, alive: bool, end_at: float,
     return Snapshot(SCHEMA, end_at, 0, pid, "faulthandler", tuple(loops), threads=tuple(threads), versions=versions, gaps=(gap,))
 
 
-def _close_open_ones(store: Store, facts: dict[str, Any]) -> None:
+def _close_open_ones(store: Store, facts: dict[str, Any]) -> list[Incident]:
     """A killed worker's incidents ended with it."""
     pid, started_at, ended_at = facts.get("pid"), float(facts.get("started_at") or 0), float(facts.get("beat_at") or time.time())
+    closed = []
     for known in store.list():
         if known.snapshot.pid == pid and known.closed_at is None and known.opened_at >= started_at:
-            store.update(dataclasses.replace(known, closed_at=max(ended_at, known.opened_at)))
+            closed.append(dataclasses.replace(known, closed_at=max(ended_at, known.opened_at)))
+            store.update(closed[-1])
+    return closed
 
 
 def _program(facts: dict[str, Any]) -> str:

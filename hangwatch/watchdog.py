@@ -81,6 +81,11 @@ class Watchdog:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
+    def silences(self) -> dict[str, int]:
+        """By loop id, ns since its last sign of life. Callable from any thread."""
+        now_ns = time.monotonic_ns()
+        return {pulse.mark.id: max(0, now_ns - pulse.since_ns()) for pulse in list(self._pulses.values())}
+
     def _run(self) -> None:
         self._last_ns = time.monotonic_ns()
         self._cpu_ns = time.process_time_ns()
