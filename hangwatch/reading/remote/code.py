@@ -31,6 +31,8 @@ class CodeInfo:
     instructions: int
     stack_size: int
     exceptions: bytes
+    #: its locals lie in the frame (``CO_OPTIMIZED``), not in a dictionary
+    optimized: bool = True
     lines: dict[int, int] = field(default_factory=dict)
     depths: dict[int, list[int]] = field(default_factory=dict)
 
@@ -58,6 +60,7 @@ class Codes:
         name = heap.text(memory.u64(address + layout.code_name))
         file = heap.text(memory.u64(address + layout.code_filename))
         lines = _all_bytes(heap, memory.u64(address + layout.code_lines))
+        optimized = bool(memory.u32(address + layout.code_flags) & 1)
         first, depth = memory.i32(address + layout.code_first_line), memory.i32(address + layout.code_stacksize)
         if layout.version >= (3, 11):
             names = [heap.text(item) for item in heap.tuple_items(memory.u64(address + layout.code_names))]
@@ -65,7 +68,7 @@ class Codes:
             boxed = frozenset(place for place, kind in enumerate(kinds) if kind & (_CELL | _FREE))
             qualname = heap.text(memory.u64(address + layout.code_qualname))
             exceptions = _all_bytes(heap, memory.u64(address + layout.code_exceptions))
-            return CodeInfo(address, file, name, qualname, first, lines, tuple(names), boxed, address + layout.code_bytes, depth, exceptions)
+            return CodeInfo(address, file, name, qualname, first, lines, tuple(names), boxed, address + layout.code_bytes, depth, exceptions, optimized)
         groups = [
             [heap.text(item) for item in heap.tuple_items(memory.u64(address + offset))]
             for offset in (layout.code_varnames, layout.code_cellvars, layout.code_freevars)
@@ -73,7 +76,7 @@ class Codes:
         plain = len(groups[0])
         slots = tuple(groups[0] + groups[1] + groups[2])
         code = memory.u64(address + layout.code_bytes) + layout.bytes_items
-        return CodeInfo(address, file, name, name, first, lines, slots, frozenset(range(plain, len(slots))), code, depth, b"")
+        return CodeInfo(address, file, name, name, first, lines, slots, frozenset(range(plain, len(slots))), code, depth, b"", optimized)
 
     def line(self, code: CodeInfo, offset: int) -> int:
         """The source line of the instruction at byte ``offset``; the first line when it has not begun."""

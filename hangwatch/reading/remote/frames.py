@@ -98,12 +98,25 @@ class RemoteFrame:
                     address = self._slot(place)
                     if address:
                         return RemoteObject(self.codes, address)
+            found = self.codes.heap.find_in_dict(self._namespace(), name)
+            return RemoteObject(self.codes, found) if found else None
         except _BROKEN:
-            pass
-        return None
+            return None
 
     def local_names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.code.slots))
+        try:
+            namespace = self._namespace()
+            return tuple(name for name, _ in self.codes.heap.text_pairs(namespace)) if namespace else tuple(dict.fromkeys(self.code.slots))
+        except _BROKEN:
+            return ()
+
+    def _namespace(self) -> int:
+        """The dictionary that holds the locals of a module's or a class' body; 0 for functions."""
+        heap = self.codes.heap
+        if self.code.optimized:
+            return 0
+        address = heap.memory.u64(self.address + heap.layout.frame_namespace)
+        return address if address and heap.shape(heap.class_of(address)) == "dict" else 0
 
     def stack(self) -> list[int]:
         """The value stack of a frame that is not running, bottom first; 0 where an entry is no object."""
@@ -156,7 +169,8 @@ class RemoteFrame:
             raise Unreadable("torn block stack")
         first = self.address + layout.frame_block_stack
         # PyTryBlock: type, handler, level (12 bytes)
-        return [memory.i32(first + 12 * number + 8) for number in reversed(range(count))]
+        # A try inside a with keeps nothing on the stack: it shares the level.
+        return list(dict.fromkeys(memory.i32(first + 12 * number + 8) for number in reversed(range(count))))
 
     def _context_manager(self, depth: int) -> int:
         """Whose exit waits right below that depth; 0 when that block is no ``with``."""

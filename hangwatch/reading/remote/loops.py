@@ -24,8 +24,6 @@ _RUNS = {
     ("base_events.py", "run_until_complete"): ("self", ""),
     ("runners.py", "run"): ("self", "_loop"),
 }
-#: Files whose frames run a loop without being part of a callback.
-_RUNNERS = ("asyncio/runners.py", "asyncio/base_events.py", "uvloop/__init__.py")
 
 
 class RemoteLoop:
@@ -56,15 +54,9 @@ class RemoteLoop:
         if called is None or self._innermost is None:
             return None
         if self.kind == "uvloop":
-            # It polls below the frame that runs it. A callback would have frames of its own inside.
-            return called in _EPOLLS and (self._innermost.file.endswith(_RUNNERS) or _run_by(self._innermost) is not None or self._has_loop_local())
+            # It polls in C, below whichever frame runs it; epoll of a callback's own would be Python's selectors.
+            return called in _EPOLLS and not self._innermost.file.endswith("selectors.py")
         return called in _POLLS and self._innermost.file.endswith("selectors.py")
-
-    def _has_loop_local(self) -> bool:
-        """The innermost frame is whoever called ``loop.run_forever()``, which has no frame in uvloop."""
-        frame = self._innermost
-        names = frame.local_names() if frame is not None else ()
-        return frame is not None and any((held := frame.local(name)) is not None and held.id == self.id for name in names)
 
     def object(self) -> RemoteObject:
         return self._view

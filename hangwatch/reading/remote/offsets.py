@@ -26,7 +26,7 @@ _OLD: Final = {
     "interpreters_head": 32, "threads_head": 8, "modules": 856, "thread_frame": 24, "thread_ident": 176, "thread_native": 0,
     "generator_frame": 16, "frame_back": 24, "frame_code": 32, "code_flags": 36, "code_first_line": 40, "code_bytes": 48,
     "code_varnames": 72, "code_freevars": 80, "code_cellvars": 88, "code_filename": 104, "code_name": 112, "code_lines": 120,
-    "code_stacksize": 32, "frame_values": 64, "ascii_header": 48, "compact_header": 72,
+    "code_stacksize": 32, "frame_namespace": 56, "ascii_header": 48, "compact_header": 72,
 }  # fmt: skip
 
 _FUNCTION: Final = {"function_name": 32, "function_qualname": 40, "function_code": 48, "function_closure": 72, "function_module": 104}
@@ -39,7 +39,7 @@ _NEW: Final = {
 
 _FROM_312: Final = {
     **_NEW, "code_first_line": 68, "code_slots": 72, "code_stacksize": 64, "generator_state": 67, "generator_frame": 72,
-    "generator_qualname": 32, "frame_code": 0, "frame_back": 8, "frame_owner": 70, "cached_keys": 880,
+    "generator_qualname": 32, "frame_code": 0, "frame_back": 8, "frame_namespace": 40, "frame_owner": 70, "cached_keys": 880,
 }  # fmt: skip
 
 TABLES: Final[dict[tuple[int, int], dict[str, int]]] = {
@@ -57,7 +57,7 @@ TABLES: Final[dict[tuple[int, int], dict[str, int]]] = {
     (3, 11): {
         **COMMON, **_NEW, "runtime_gil": 360, "interpreters_head": 40, "threads_head": 16, "modules": 888, "thread_frame": 56, "cframe_frame": 8,
         "thread_ident": 152, "thread_native": 160, "code_first_line": 72, "code_slots": 76, "code_stacksize": 68, "code_bytes": 184,
-        "generator_state": 75, "generator_frame": 80, "generator_qualname": 40, "frame_code": 32, "frame_back": 48, "frame_owner": 69,
+        "generator_state": 75, "generator_frame": 80, "generator_qualname": 40, "frame_code": 32, "frame_back": 48, "frame_namespace": 24, "frame_owner": 69,
         "cached_keys": 872, "future_state": 88, "task_waiter": 128, "task_coro": 136, "task_name": 144, "task_context": 152,
         "task_must_cancel": 160, "task_cancels": 168, "ascii_header": 48, "compact_header": 72,
     },
