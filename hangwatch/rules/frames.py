@@ -18,6 +18,7 @@ MAX_CULPRITS = 6
 
 _OURS = os.path.dirname(os.path.abspath(records.__file__)) + os.sep
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")
+_NATIVE = re.compile(r"\.so(\.[\d.]+)?$|\.(c|cc|cpp|h|pyx|rs|dll|dylib)$|^\[")
 _STANDARD = re.compile(r"[/\\]lib(64)?[/\\]python\d(\.\d+)?t?[/\\]|[/\\]python\d+\.zip[/\\]|^<|^$")
 
 
@@ -31,12 +32,17 @@ def is_standard(file: str) -> bool:
     return not is_installed(file) and _STANDARD.search(file) is not None
 
 
+def is_native(file: str) -> bool:
+    """A shared object or its source, as tools that read native stacks name them."""
+    return _NATIVE.search(file) is not None
+
+
 def is_ours(file: str) -> bool:
     return file.startswith(_OURS) or "site-packages/hangwatch/" in file
 
 
 def is_application(file: str) -> bool:
-    return not is_installed(file) and not is_standard(file) and not is_ours(file)
+    return not (is_installed(file) or is_standard(file) or is_ours(file) or is_native(file))
 
 
 def shown(frames: Iterable[Frame]) -> list[Frame]:

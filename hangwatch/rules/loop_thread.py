@@ -12,7 +12,7 @@ from typing import Any
 
 from hangwatch.records import Frame, Loop, Primitive, Thread
 from hangwatch.rules.base import Case
-from hangwatch.rules.frames import innermost, is_ours, is_standard
+from hangwatch.rules.frames import innermost, is_native, is_ours, is_standard
 from hangwatch.rules.source import line_of
 
 #: Below this share of a CPU a thread is not computing. Generous: a starved thread gets some, a waiting one next to none.
@@ -99,8 +99,15 @@ def _frames(case: Case, loop: Loop, thread: Thread | None) -> tuple[Frame, ...]:
 
 
 def _as_frames(said: dict[str, Any]) -> tuple[Frame, ...]:
-    frames = said.get("frames") or ()
-    return tuple(Frame(str(f.get("file", "")), int(f.get("line") or 0), str(f.get("function", ""))) for f in frames if isinstance(f, dict))
+    """The Python frames of what a tool said: native ones lead nowhere in an editor."""
+    frames = [f for f in said.get("frames") or () if isinstance(f, dict) and not f.get("native") and not is_native(str(f.get("file", "")))]
+    return tuple(Frame(str(f.get("file", "")), int(f.get("line") or 0), str(f.get("function", ""))) for f in frames)
+
+
+def _native_call(said: dict[str, Any]) -> str:
+    """The innermost native function: ``usleep (libc.so.6)``; empty when native frames were not read."""
+    frames = [f for f in said.get("frames") or () if isinstance(f, dict) and (f.get("native") or is_native(str(f.get("file", ""))))]
+    return f"{frames[-1].get('function')} ({str(frames[-1].get('file', '')).rpartition('/')[2]})" if frames else ""
 
 
 def _witness(case: Case, tool: str, thread: Thread | None) -> dict[str, Any] | None:
@@ -168,7 +175,9 @@ def _gil_owner(case: Case, loop_thread: Thread | None, frames: tuple[Frame, ...]
     for entry in (spied.data.get("threads") or ()) if spied else ():
         if entry.get("owns_gil"):
             own = loop_thread is not None and entry.get("native_id") == loop_thread.native_id
-            return ("loop" if own else f"thread '{entry.get('name')}'"), _as_frames(entry)
+            inside = _native_call(entry)
+            name = "loop" if own else f"thread '{entry.get('name')}'" + (f", in {inside}," if inside else "")
+            return name, _as_frames(entry)
     if frames and not _in_selector(frames):
         return "loop", frames
     written = case.of_tool("faulthandler")
