@@ -6,7 +6,7 @@ Nothing here looks at a process or a clock; source lines come from this machine'
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from hangwatch.console.drawing import drawn
 from hangwatch.console.excerpt import excerpt
@@ -35,11 +35,11 @@ def incident_lines(incident: Incident, width: int = 100, paint: Paint = plain, *
     sections: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
         ("Who waits for whom", lambda: drawn(picture(incident), width, paint)),
         ("Where", lambda: _sources(incident, width, paint)),
-        ("Request", lambda: _requests(incident, width, paint)),
-        ("How we know", lambda: _facts(incident, width, paint)),
+        ("Request", lambda: _bullets(the_request(incident), width)),
+        ("How we know", lambda: _bullets(incident.findings[0].because if incident.findings else (), width, "  · ")),
         ("What to do", lambda: _advice(incident, width, paint)),
-        ("Also seen", lambda: _others(incident, width, paint)),
-        ("Affected", lambda: _affected(incident, width, paint)),
+        ("Also seen", lambda: _bullets((f"{f.cause} ({f.confidence}): {f.title}" for f in incident.findings[1:]), width, "  · ")),
+        ("Affected", lambda: _bullets(affected(incident), width)),
         (f"Tasks ({len(incident.snapshot.tasks)})", lambda: task_lines(incident, width, paint, everything)),
         (f"Threads ({len(incident.snapshot.threads)})", lambda: thread_lines(incident, width, paint, everything)),
         ("Evidence", lambda: _evidence(incident, width, paint)),
@@ -142,16 +142,20 @@ def _source(frame: Frame, opened_at: float, width: int, paint: Paint, with_lines
         yield "    " + paint("(this file was changed after the incident: lines may have moved)", "warn")
 
 
-def _requests(incident: Incident, width: int, paint: Paint) -> Iterator[str]:
-    """The stalled one, or the one that a stalled task works for."""
+def the_request(incident: Incident) -> Iterator[str]:
+    """Facts of the stalled request, or of the one that a stalled task works for; nothing where there is none."""
     graph = WaitGraph(incident.snapshot)
     named = (incident.stall.subject_id, *(s for f in incident.findings[:1] for s in f.subjects))
     request = next((r for s in named if (r := graph.request_of(graph.node(s)) or graph.requests.get(s))), None)
     if request is None:
         return
     connection = next((c for c in incident.snapshot.connections if c.id == request.connection_id), None)
-    for line in request_facts(request, connection, incident):
-        yield from wrap(line, width, "  ", "    ")
+    yield from request_facts(request, connection, incident)
+
+
+def _bullets(lines: Iterable[str], width: int, lead: str = "  ") -> Iterator[str]:
+    for line in lines:
+        yield from wrap(line, width, lead)
 
 
 def request_facts(request: Request, connection: Connection | None, incident: Incident) -> Iterator[str]:
@@ -179,11 +183,6 @@ def request_facts(request: Request, connection: Connection | None, incident: Inc
         yield f"trace {request.trace_id}" + (f" · span {request.span_id}" if request.span_id else "")
 
 
-def _facts(incident: Incident, width: int, paint: Paint) -> Iterator[str]:
-    for fact in incident.findings[0].because if incident.findings else ():
-        yield from wrap(fact, width, "  · ")
-
-
 def _advice(incident: Incident, width: int, paint: Paint) -> Iterator[str]:
     """More than the verdict's one line: of a known bug only."""
     first = incident.findings[0] if incident.findings else None
@@ -207,24 +206,20 @@ def bug_notes(bug: Signature | None) -> Iterator[tuple[str, str]]:
         yield from ((label, text) for label, text in notes if text)
 
 
-def _others(incident: Incident, width: int, paint: Paint) -> Iterator[str]:
-    for finding in incident.findings[1:]:
-        yield from wrap(f"{finding.cause} ({finding.confidence}): {finding.title}", width, "  · ")
-
-
-def _affected(incident: Incident, width: int, paint: Paint) -> Iterator[str]:
+def affected(incident: Incident) -> Iterator[str]:
+    """How many others it took with it."""
     first: Finding | None = incident.findings[0] if incident.findings else None
     if incident.count > 1:
-        yield f"  {incident.count} stalls of this kind so far"
+        yield f"{incident.count} stalls of this kind so far"
     if first is not None and first.frees > 1:
-        yield f"  {first.frees} waiting tasks and threads would go on if this were gone"
+        yield f"{first.frees} waiting tasks and threads would go on if this were gone"
     limit_ns = incident.stall.limit_ns
     over = [
         r for r in incident.snapshot.requests if r.since_ns is not None and incident.snapshot.at_ns - r.since_ns >= (r.limit_ns or limit_ns)
     ]
     if len(over) > 1 and incident.stall.kind == "request":
         routes = ", ".join(dict.fromkeys(f"{r.method} {r.route}" for r in over[:50]))
-        yield from wrap(f"{len(over)} of {len(incident.snapshot.requests)} requests are past their limit: {routes}", width, "  ")
+        yield f"{len(over)} of {len(incident.snapshot.requests)} requests are past their limit: {routes}"
 
 
 def _evidence(incident: Incident, width: int, paint: Paint) -> Iterator[str]:
