@@ -56,21 +56,23 @@ def look(
     """
     reader = reader or open_reader(pid)
     began = time.monotonic()
-    earlier, gil = take(reader), reader.gil()
+    earlier, gil, turns = take(reader), reader.gil(), reader.turns()
     wanted = (*captures, "py-spy") if native else tuple(captures)
     collected = evidence.collect(Target(pid, native=native, loop_native_ids=reader.loop_native_ids()), wanted) if wanted else ()
     time.sleep(max(0.0, apart_s - (time.monotonic() - began)))
     reader.refresh()
     now = take(reader)
-    collected = (*collected, *gil_evidence(reader, gil, (now.at_ns - earlier.at_ns) / 1e6))
-    return conclude(earlier, now, collected, service or service_name(pid))
+    kept = gil_evidence(reader, gil, (now.at_ns - earlier.at_ns) / 1e6)
+    turned = frozenset(loop for loop, turn in reader.turns().items() if turn is not None and turns.get(loop) not in (None, turn))
+    stall = stall_between(earlier, now, turned, bool(kept))
+    return conclude(stall, earlier, now, (*collected, *kept), service or service_name(pid))
 
 
 def gil_evidence(reader: RemoteReader, before: tuple[int | None, int] | None, apart_ms: float) -> tuple[Evidence, ...]:
     """Whether one thread kept the GIL from the first look to the second. Read from the interpreter's own record of it.
 
     A Python thread that computes has it in both looks too, and gives it away whenever somebody asks. So it counts as kept
-    when its owner sits in a system call with it, or when a loop's thread waits for it.
+    when its owner sits in a system call with it, when a loop's thread waits for it, or when the owner is inside one call of C code.
     """
     now = reader.gil()
     if before is None or now is None or now[0] is None or before != now:
@@ -79,9 +81,9 @@ def gil_evidence(reader: RemoteReader, before: tuple[int | None, int] | None, ap
     call = reader.side.call_name(owner)
     asked = any(reader.side.call_name(loop) == "futex" for loop in reader.loop_native_ids() if loop != owner)
     sits = call not in (None, "running")
-    if not sits and not asked:
+    if not sits and not asked and not reader.stays_at_one_instruction(owner):
         return ()
-    where = f"in the system call {reader.side.syscall(owner)}" if sits else "and a loop's thread waits for it"
+    where = f"in the system call {reader.side.syscall(owner)}" if sits else "and a loop's thread waits for it" if asked else "inside one call of C code"
     text = f"Thread {owner} had the GIL in two looks {apart_ms:.0f} ms apart, without giving it away in between, {where}."
     return (Evidence("gil", text, {"owner": owner, "kept_ms": round(apart_ms, 1), "call": call, "asked": asked}),)
 
@@ -102,17 +104,15 @@ def look_at_core(path: str, service: str = "") -> Incident:
         raise
     gaps = ("A core file shows one moment: what moves and what stands still cannot be told apart.",)
     now = dataclasses.replace(now, gaps=(*now.gaps, *gaps))
-    return conclude(None, now, (), service or source.arguments.rpartition(" ")[2])
+    return conclude(stall_between(now, now), None, now, (), service or source.arguments.rpartition(" ")[2])
 
 
-def conclude(earlier: Snapshot | None, now: Snapshot, collected: tuple[Evidence, ...], service: str) -> Incident:
-    """The incident that two snapshots of one process show; without findings when nothing is stuck."""
-    stall = stall_between(earlier, now) if earlier is not None else stall_between(now, now)
-    host = socket.gethostname()
-    incident = investigate(stall or Stall("task", f"process:{now.pid}", now.at_ns, 1), now, evidence=collected, earlier=earlier, service=service, host=host)
+def conclude(stall: Stall | None, earlier: Snapshot | None, now: Snapshot, collected: tuple[Evidence, ...], service: str) -> Incident:
+    """The incident that the snapshots show. When nothing is stuck (no ``stall``), only what is proved all the same is found."""
+    asked = stall or Stall("task", f"process:{now.pid}", now.at_ns, 1)
+    incident = investigate(asked, now, evidence=collected, earlier=earlier, service=service, host=socket.gethostname())
     if stall is None:
-        sure = tuple(finding for finding in incident.findings if finding.confidence == "proved")
-        incident = dataclasses.replace(incident, findings=sure)
+        incident = dataclasses.replace(incident, findings=tuple(finding for finding in incident.findings if finding.confidence == "proved"))
     return incident
 
 

@@ -21,12 +21,17 @@ _PHASES = {
     ("asyncio/base_events.py", "shutdown_default_executor"): "shutdown", ("asyncio/base_events.py", "wait_closed"): "shutdown",
     ("concurrent/futures/thread.py", "_python_exit"): "shutdown", ("threading.py", "_shutdown"): "shutdown",
 }  # fmt: skip
+#: Functions of asyncio and uvloop below which callbacks run.
+_RUNNING = ("_run_once", "run_forever", "run_until_complete", "run")
 
 
-def stall_between(earlier: Snapshot, snapshot: Snapshot) -> Stall | None:
-    """The stall that the two looks show; None when everything moves or may rightly wait."""
+def stall_between(earlier: Snapshot, snapshot: Snapshot, turned: frozenset[str] = frozenset(), gil_kept: bool = False) -> Stall | None:
+    """The stall that the two looks show; None when everything moves or may rightly wait.
+
+    ``turned``: ids of loops known to have gone on to another callback. ``gil_kept``: one thread had the GIL all the time.
+    """
     since, limit = earlier.at_ns, max(1, snapshot.at_ns - earlier.at_ns)
-    for kind, subject in _Two(earlier, snapshot).candidates():
+    for kind, subject in _Two(earlier, snapshot, turned, gil_kept).candidates():
         return Stall(kind, subject, since, limit)
     return None
 
@@ -34,7 +39,9 @@ def stall_between(earlier: Snapshot, snapshot: Snapshot) -> Stall | None:
 class _Two:
     """Two looks, and what is asked of them by id."""
 
-    def __init__(self, earlier: Snapshot, now: Snapshot) -> None:
+    def __init__(self, earlier: Snapshot, now: Snapshot, turned: frozenset[str], gil_kept: bool) -> None:
+        self.turned = turned
+        self.gil_kept = gil_kept
         self.earlier = earlier
         self.now = now
         self.tasks = {task.id: task for task in now.tasks}
@@ -66,22 +73,24 @@ class _Two:
                         yield kind, owner.id
 
     def _is_blocked(self, loop: Loop) -> bool:
-        """Its thread was not asleep in the selector in either look, and what it runs is the same."""
+        """Its thread was not asleep in the selector in either look, and it is still in the same callback."""
         old = next((other for other in self.earlier.loops if other.id == loop.id), None)
-        if old is None or loop.asleep is not False or old.asleep is not False or loop.thread_id is None:
+        if old is None or loop.asleep is not False or old.asleep is not False or loop.thread_id is None or loop.id in self.turned:
             return False
+        if self.gil_kept:
+            return True
         if loop.running_task_id != old.running_task_id:
             return False
         now = next((thread for thread in self.now.threads if thread.id == loop.thread_id), None)
         before = self.old.get(loop.thread_id)
         if now is None or before is None:
             return False
+        # Below the frames that run the loop at least one of the callback's is in both stacks. A look that caught the loop
+        # between two callbacks, or on its way out of the selector, shares nothing there.
         common = sum(1 for _ in _shared(now.frames, before.frames))
-        ran = next((place for place, frame in enumerate(now.frames) if frame.function.rpartition(".")[2] == "_run_once"), -1)
-        # Below the loop's own turn at least one frame of the callback is the same: it is still in that callback. A look that
-        # caught the loop between two callbacks, or on its way out of the selector, shares nothing below.
+        ran = max((place for place, frame in enumerate(now.frames) if _runs_loop(frame)), default=-1)
         inner = now.frames[ran + 1 : common]
-        return any(not frame.file.endswith(("selectors.py", "asyncio/events.py")) for frame in inner) if ran >= 0 else common > 0
+        return ran >= 0 and any(not frame.file.endswith(("selectors.py", "asyncio/events.py")) for frame in inner)
 
     def _waits_on(self, request: Request) -> bool:
         """A request that did not move between the looks, and has no right to wait."""
@@ -130,6 +139,12 @@ class _Two:
         """Threads that wait for a lock in both looks."""
         locks = {primitive.id for primitive in self.now.primitives if primitive.kind == "thread-lock" and not primitive.ready}
         return [thread for thread in self.now.threads if thread.waits_on in locks and not thread.idle and self._stands_still(thread)]
+
+
+def _runs_loop(frame: Frame) -> bool:
+    """A frame of the machinery that runs a loop, or (uvloop has none) of what starts it."""
+    name = frame.function.rpartition(".")[2]
+    return name == "<module>" or (frame.file.endswith(("asyncio/base_events.py", "asyncio/runners.py", "uvloop/__init__.py")) and name in _RUNNING)
 
 
 def _shared(one: tuple[Frame, ...], other: tuple[Frame, ...]) -> Iterator[Frame]:

@@ -93,6 +93,19 @@ def find_loops(codes: Codes, tasks: Iterable[RemoteTask], threads: Sequence[Thre
     return views
 
 
+def turn_of(loop: RemoteLoop, threads: Sequence[ThreadState]) -> tuple[int, ...] | None:
+    """What tells one callback of asyncio's loop from the next: the handle it runs, and its place in this turn. None for uvloop."""
+    for thread in threads:
+        if thread.ident != loop.thread_ident:
+            continue
+        for frame in reversed(thread.frames):
+            if frame.name == "_run_once" and frame.file.endswith("base_events.py"):
+                found = [frame.local(name) for name in ("handle", "i", "ntodo", "end_time")]
+                # A handle's address may be used again at once; its place among the others then still differs, or the time does.
+                return tuple(hash((view.id, view.value())) for view in found if view is not None)
+    return None
+
+
 def _run_by(frame: FrameView) -> ObjectView | None:
     place = _RUNS.get((frame.file.rpartition("/")[2], frame.name))
     if place is None:

@@ -8,6 +8,7 @@ refused (CannotLook), so that "no tasks" always means that there are none.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterable, Mapping
 
 from hangwatch.errors import CannotLook
@@ -15,7 +16,7 @@ from hangwatch.reading.remote import installed, layouts
 from hangwatch.reading.remote.code import Codes
 from hangwatch.reading.remote.heap import Heap
 from hangwatch.reading.remote.kernelside import KernelSide, ProcessSide
-from hangwatch.reading.remote.loops import RemoteLoop, find_loops
+from hangwatch.reading.remote.loops import RemoteLoop, find_loops, turn_of
 from hangwatch.reading.remote.memory import Memory, ProcessSource, Source, Unreadable
 from hangwatch.reading.remote.objects import RemoteObject
 from hangwatch.reading.remote.roster import TaskTable, ThreadState, gil_of, thread_states
@@ -185,6 +186,10 @@ class RemoteReader:
             self._found_loops = find_loops(self.codes, self.tasks(), self._thread_states(), self.side)
         return self._found_loops
 
+    def turns(self) -> dict[str, tuple[int, ...] | None]:
+        """By loop id (``loop:7f…``): a value that differs when the loop has gone on to another callback. None where unknown."""
+        return {f"loop:{loop.id:x}": turn_of(loop, self._thread_states()) for loop in self._loops()}
+
     def loop_native_ids(self) -> tuple[int, ...]:
         """Native ids of the threads that run loops."""
         return tuple(loop.native_id for loop in self._loops() if loop.native_id is not None)
@@ -200,6 +205,22 @@ class RemoteReader:
         outside = self.side.outside_ids()
         holder = next((state.inside_id for state in self._thread_states() if state.address == found.holder), None)
         return (outside.get(holder, holder) if holder is not None else None), found.switches
+
+    def stays_at_one_instruction(self, native_id: int, times: int = 10, apart_s: float = 0.004) -> bool:
+        """The thread's innermost frame is the same, at the same instruction, in ``times`` readings: it is inside one call of C code."""
+        outside = self.side.outside_ids()
+        state = next((state for state in self._thread_states() if outside.get(state.inside_id, state.inside_id) == native_id), None)
+        if state is None or not state.frames:
+            return False
+        layout, frame = self.heap.layout, state.frames[-1]
+        place = layout.frame_instruction if layout.version >= (3, 11) else layout.frame_lasti
+        ranges = [(frame.address + place, 8 if layout.version >= (3, 11) else 4), (state.address + layout.thread_frame, 8)]
+        first = self.memory.fresh(ranges)
+        for _ in range(times - 1):
+            time.sleep(apart_s)
+            if self.memory.fresh(ranges) != first:
+                return False
+        return None not in first
 
     # -- the rest
 

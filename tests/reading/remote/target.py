@@ -23,7 +23,7 @@ TARGETS = Path(__file__).resolve().parent / "targets"
 VERSIONS = ("3.9", *interpreters.INSIDE)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def may_read() -> bool:
     """This process may read another's memory: tried on a child that has made itself known."""
     with running([sys.executable, "-c", "print(1, flush=True); input()"]) as child:

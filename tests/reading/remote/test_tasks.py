@@ -47,7 +47,7 @@ def test_open_context_managers_are_found_and_no_others(seen):
         found = [held.id for frame in tasks[name].frames() for held in frame.held()]
         expected = truth[name]["holds"]
         assert len(found) == len(expected), name
-        assert all(known is None or known == held for known, held in zip(expected, found)), name
+        assert all(known is None or known == held for known, held in zip(expected, found, strict=False)), name
 
 
 def test_what_is_awaited(seen):

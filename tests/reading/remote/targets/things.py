@@ -57,7 +57,7 @@ Point = collections.namedtuple("Point", "x y")
 def many():
     thing = Plain()
     for number in range(60):
-        setattr(thing, "field%d" % number, number)
+        setattr(thing, f"field{number}", number)
     return thing
 
 
@@ -99,9 +99,9 @@ def turned_deque():
 
 
 def holed_dict():
-    found = {"key%d" % number: number for number in range(40)}
+    found = {f"key{number}": number for number in range(40)}
     for number in range(0, 40, 3):
-        del found["key%d" % number]
+        del found[f"key{number}"]
     found[5] = "an int key"
     return found
 
@@ -143,7 +143,7 @@ async def futures():
     print(
         json.dumps({
             "ids": {name: id(thing) for name, thing in OBJECTS.items()},
-            "items": {name: [v for v in OBJECTS[name]] for name in ("list", "tuple", "point", "deque", "frozenset")},
+            "items": {name: list(OBJECTS[name]) for name in ("list", "tuple", "point", "deque", "frozenset")},
             "set": sorted(OBJECTS["set"]),
             "dict": [[k, v] for k, v in OBJECTS["dict"].items()],
             "keep": sorted(map(id, KEEP)),

@@ -11,7 +11,7 @@ import time
 import types
 
 VARIABLE = contextvars.ContextVar("colour")
-OTHERS = [contextvars.ContextVar("other%d" % n) for n in range(40)]
+OTHERS = [contextvars.ContextVar(f"other{n}") for n in range(40)]
 TRUTH = {}
 THREAD_LOCK = threading.Lock()
 
@@ -25,7 +25,7 @@ class Awaitable:
 
 
 async def holds_two(lock, semaphore, event):
-    async with lock:
+    async with lock:  # noqa: SIM117
         async with semaphore:
             await event.wait()
 
