@@ -108,6 +108,7 @@ def test_a_parked_request_is_in_its_own_trace_and_on_the_dashboard(tmp_path):
 
 def test_metrics_are_readable_while_the_loop_is_blocked(tmp_path):
     with Receiver() as receiver, Service(tmp_path, receiver.url) as service:
+        service.scrape_until('hangwatch_loop_utilization_ratio{hangwatch_loop="0"}')  # it has served for a second
         client = service.send("/blocked")
         service.scrape_until('hangwatch_incidents_open{hangwatch_cause="blocked-loop')
         client.setblocking(False)
