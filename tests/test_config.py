@@ -82,3 +82,11 @@ def test_limits_can_be_switched_off():
 
 def test_empty_variables_count_as_unset():
     assert from_env({"HANGWATCH_SPOOL": "", "HANGWATCH_STALL_AFTER": ""}) == {}
+
+
+def test_a_shorter_limit_for_requests_shortens_those_of_start_up_and_stop():
+    assert (Config.make({}).startup_after, Config.make({}).shutdown_after) == (60, 20)
+    close = Config.make({}, stall_after=2)
+    assert (close.startup_after, close.shutdown_after) == (12, 4)
+    assert Config.make({}, stall_after=100).shutdown_after == 20
+    assert Config.make({}, stall_after=2, shutdown_after="none").shutdown_after is None

@@ -120,6 +120,13 @@ class Case:
         waiters = [w for w in self.graph.waiters(primitive.id) if not self.is_patient(primitive, w)]
         return tuple(sorted(waiters, key=lambda w: w not in self.stalled))
 
+    def setters(self, primitive: Primitive) -> tuple[str, ...] | None:
+        """Who alive could end the wait; None when nobody looked. A loop's own thread refers to all that its loop has: it does not count."""
+        if primitive.setters is None:
+            return None
+        loops = {loop.thread_id for loop in self.snapshot.loops} | {loop.id for loop in self.snapshot.loops}
+        return tuple(setter for setter in primitive.setters if setter not in loops)
+
     def of_tool(self, tool: str) -> Evidence | None:
         """What this tool said, None when it was not run or could not say."""
         return next((e for e in self.evidence if e.tool == tool and e.error is None), None)

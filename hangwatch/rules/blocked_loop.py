@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from hangwatch.records import Finding, Frame
 from hangwatch.rules.base import Case
-from hangwatch.rules.frames import application, pick, place, taken_at, where
-from hangwatch.rules.loop_thread import Doing, blocked_loops
+from hangwatch.rules.frames import application, is_application, library_wait, pick, place, taken_at, where
+from hangwatch.rules.loop_thread import Doing, blocked_loops, samples, spinning
 from hangwatch.rules.source import line_of
 from hangwatch.rules.words import because, primitive_name, seconds, state_sentence, waiter_name
 
@@ -60,7 +60,11 @@ def _culprit(case: Case, doing: Doing, own: list[Frame], holders: tuple[str, ...
     taken = taken_at(case.graph, holders, doing.primitive.id) if doing.primitive else []
     if doing.what == "gil":
         return pick(application(doing.other)[:3], doing.other[::-1][:1], own[:1])
-    return pick(own[:2], where(case.graph, holders[:2]), taken, doing.frames[::-1][:2], own[2:])
+    stacks = samples(case, doing)
+    seen = [frame for stack in stacks for frame in application(stack)[:2] if is_application(frame.file)]
+    if own and is_application(own[0].file):
+        return pick(own[:2], where(case.graph, holders[:2]), taken, seen, [spinning(stacks)], doing.frames[::-1][:2], own[2:])
+    return pick(seen, [spinning(stacks)], library_wait(doing.frames), doing.frames[::-1][:2])
 
 
 def _title(doing: Doing, cause: str, own: list[Frame], names: list[str]) -> str:

@@ -38,7 +38,7 @@ def _behind(case: Case, request: Request, parked: list[Request]) -> Iterator[Fin
 def _nobody_left(case: Case, primitive: Primitive, task_id: str) -> bool:
     return (
         primitive.ready is not True
-        and not primitive.setters
+        and not case.setters(primitive)
         and not case.graph.holders(primitive.id)
         and not case.is_patient(primitive, task_id)
         and case.stands_still(task_id) is not False
@@ -59,7 +59,7 @@ def _finding(case: Case, request: Request, parked: list[Request], task_id: str, 
         ),
         culprit=pick(where(graph, [task_id], depth=2), waits_in(graph, [task_id, request.task_id or task_id])),
         subjects=(task_id, primitive.id, request.id, *(r.id for r in parked)),
-        confidence="likely" if primitive.setters == () else "suspected",
+        confidence="likely" if case.setters(primitive) == () else "suspected",
         advice="Let the response end before such a follow-up runs (a task of its own, outside the response), or let the other message come on another connection.",
         frees=1 + len(parked) + len(graph.behind(primitive.id)),
     )

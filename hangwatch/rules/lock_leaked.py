@@ -53,16 +53,16 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...], live: t
         ),
         culprit=pick([taken.frame if taken else None], where(graph, waiters), where(graph, waiters, depth=2), waits_in(graph, waiters[:3])),
         subjects=(*waiters[:20], primitive.id),
-        confidence=_confidence(primitive, gone),
+        confidence=_confidence(case, primitive, gone),
         advice="Take it with `async with` (or `with`), so that every way out gives it back; look at what runs between acquire() and release() for what may raise or be cancelled.",
         frees=graph.frees(primitive.id),
     )
 
 
-def _confidence(primitive: Primitive, gone: bool) -> str:
+def _confidence(case: Case, primitive: Primitive, gone: bool) -> str:
     """That no holder is seen is not yet proof: one that took it without a ``with`` block shows nowhere but in the ring."""
     if primitive.state.get("unreachable") is True:
         return "proved"
-    if gone or primitive.setters == () or primitive.state.get("inherited") is True:
+    if gone or case.setters(primitive) == () or primitive.state.get("inherited") is True:
         return "likely"
-    return "suspected" if primitive.setters else "likely"
+    return "suspected" if case.setters(primitive) else "likely"

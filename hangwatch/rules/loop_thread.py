@@ -17,6 +17,10 @@ from hangwatch.rules.source import line_of
 
 #: Below this share of a CPU a thread is not computing. Generous: a starved thread gets some, a waiting one next to none.
 BUSY_SHARE = 0.5
+#: Below this share a thread that is ready to run is starved; above, it computes on a busy machine.
+STARVED_SHARE = 0.25
+#: What share of the time it must have waited for a CPU, or its group been held back.
+STARVED_WAIT = 0.6
 
 #: System calls in which a thread waits for data, a peer, a file, a child or the clock.
 _IO_CALLS = (
@@ -24,6 +28,7 @@ _IO_CALLS = (
     "clock_nanosleep", "nanosleep", "fsync", "fdatasync", "open", "flock", "fcntl", "ioctl", "sendfile", "splice", "stat", "getdents",
 )  # fmt: skip
 _LOOP_CALLS = ("epoll_wait", "epoll_pwait", "kevent")
+_TURNS = ("_run_once", "run_forever")
 _LOCK_CALLS = ("futex",)
 
 #: Standard library functions in which a thread waits, by the end of their file.
@@ -94,8 +99,34 @@ def _frames(case: Case, loop: Loop, thread: Thread | None) -> tuple[Frame, ...]:
     written = _witness(case, "faulthandler", thread)
     own = tuple(thread.frames) if thread else ()
     if written and (not own or (_in_selector(own) and not _in_selector(_as_frames(written)))):
-        return _as_frames(written)
-    return own
+        return inside_the_loop(_as_frames(written))
+    return inside_the_loop(own)
+
+
+def inside_the_loop(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """What the loop runs, without what runs the loop: the main program that started the server is not what blocks it."""
+    at = max((i for i, f in enumerate(frames) if f.function.split(".")[-1] in _TURNS and is_standard(f.file) and "asyncio" in f.file), default=0)
+    if at == 0:
+        at = max((i for i, f in enumerate(frames) if f.function.split(".")[-1] in ("run", "run_until_complete") and "asyncio/runners" in f.file), default=0)
+    return frames[at:]
+
+
+def samples(case: Case, doing: Doing) -> list[tuple[Frame, ...]]:
+    """Every stack of the loop's thread that any witness has of the block, the snapshot's first."""
+    old = next((t.frames for t in case.earlier.threads if doing.thread and t.id == doing.thread.id), ()) if case.earlier else ()
+    told = [_as_frames(said) for tool in ("faulthandler", "py-spy") if (said := _witness(case, tool, doing.thread))]
+    stacks = [doing.frames, *(inside_the_loop(stack) for stack in (old, *told))]
+    return [stack for stack in stacks if stack and not _in_selector(stack)]
+
+
+def spinning(stacks: list[tuple[Frame, ...]]) -> Frame | None:
+    """The innermost function that is on all stacks at the same depth: of a loop that spins it is the one that does not return."""
+    common = None
+    for level in zip(*stacks, strict=False):
+        if len({(frame.file, frame.function) for frame in level}) > 1:
+            break
+        common = level[0]
+    return common if len(stacks) > 1 else None
 
 
 def _as_frames(said: dict[str, Any]) -> tuple[Frame, ...]:
@@ -246,7 +277,7 @@ def _others_busy(case: Case, thread: Thread | None) -> bool:
 def _runs(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...], primitive: Primitive | None) -> Doing | None:
     starved = _starved(case, thread)
     share = share_of_cpu(case, thread)
-    if starved and (share is None or share < BUSY_SHARE):
+    if starved and (share is None or share < STARVED_SHARE):
         return Doing(loop, thread, frames, "starved", tuple(starved))
     facts = [f"Its thread used {share * 100:.0f} % of a CPU between two looks."] if share is not None else []
     if not frames:
@@ -258,9 +289,9 @@ def _runs(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ..
 def _starved(case: Case, thread: Thread | None) -> list[str]:
     facts, said = [], case.of_tool("process")
     throttling = (said.data.get("throttling") or {}) if said else {}
-    if said and throttling.get("throttled_ms") and throttling["throttled_ms"] >= 300 * float(said.data.get("window_s") or 1):
+    if said and throttling.get("throttled_ms") and throttling["throttled_ms"] >= 1000 * STARVED_WAIT * float(said.data.get("window_s") or 1):
         facts.append(f"Its control group was held back for {throttling['throttled_ms']:.0f} ms of {float(said.data['window_s']) * 1e3:.0f} ms (quota {throttling.get('cpus')} CPUs).")
     waited = _witness(case, "process", thread)
-    if said and waited and (waited.get("delay_ms") or 0) >= 500 * float(said.data.get("window_s") or 1):
+    if said and waited and (waited.get("delay_ms") or 0) >= 1000 * STARVED_WAIT * float(said.data.get("window_s") or 1):
         facts.append(f"Its thread was ready to run but waited {waited['delay_ms']:.0f} ms of {float(said.data['window_s']) * 1e3:.0f} ms for a CPU.")
     return facts

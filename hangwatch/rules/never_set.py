@@ -56,7 +56,7 @@ def submitted(primitive: Primitive) -> Frame | None:
 
 def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...], dead_ends: list[str]) -> Finding:
     graph = case.graph
-    nobody = primitive.setters == ()
+    nobody = case.setters(primitive) == ()
     why = "that nobody is left to end" if nobody or not dead_ends else "that will not come"
     return Finding(
         cause="never-set",

@@ -53,7 +53,7 @@ def _eaten(case: Case, primitive: Primitive, waiters: tuple[str, ...]) -> Findin
 
 def _single_flight(case: Case, primitive: Primitive, waiters: tuple[str, ...]) -> Frame | None:
     """The place where all wait, when its function is also the one that sets: what was to set it ran the same code, and is gone."""
-    if primitive.setters or primitive.kind not in ("event", "future"):
+    if case.setters(primitive) or primitive.kind not in ("event", "future"):
         return None
     for frame in application(frames_of(case.graph, waiters[0]))[:2]:
         calls = calls_in(frame)
@@ -71,12 +71,12 @@ def _leaderless(case: Case, primitive: Primitive, waiters: tuple[str, ...], fram
         because=because(
             [waits_sentence(case, w, primitive) + "." for w in waiters[:4]],
             f"{place(frame)} both waits for it and sets it: whoever came first was to set it for the others.",
-            "No live task that could set it was found." if primitive.setters == () else "",
+            "No live task that could set it was found." if case.setters(primitive) == () else "",
             told(case, primitive),
         ),
         culprit=pick([frame], where(graph, waiters, depth=2), waits_in(graph, waiters[:1])),
         subjects=(*waiters[:20], primitive.id),
-        confidence="likely" if primitive.setters == () or len(waiters) > 1 else "suspected",
+        confidence="likely" if case.setters(primitive) == () or len(waiters) > 1 else "suspected",
         advice="Set the event and drop the entry in `finally`: `except Exception` does not see a cancellation. Or share one task and shield it.",
         frees=graph.frees(primitive.id),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
-from hangwatch.records import Finding
+from hangwatch.records import Finding, Task
 from hangwatch.rules.base import Case
 from hangwatch.rules.frames import innermost, is_application, is_standard
 from hangwatch.rules.lifecycle import finding, frames_with, tasks_with
@@ -19,6 +20,7 @@ def check(case: Case) -> Iterator[Finding]:
         first = sorted(frames_with(stopping, *_SERVER), key=lambda frame: is_standard(frame.file))
         yield finding(case, "stuck-shutdown", "The server was told to stop and has not ended", _holding(case, [t.id for t in stopping]), first, _ADVICE)
         return
+    yield from _on_the_way(case)
     for primitive, _ in case.waiting_on("server-close"):
         waiters = case.impatient(primitive)
         if waiters and primitive.ready is not True:
@@ -26,6 +28,21 @@ def check(case: Case) -> Iterator[Finding]:
             first = frames_with([case.graph.tasks[w] for w in waiters if w in case.graph.tasks], "wait_closed")
             what = "A server that was closed still has open connections, and closing it waits for them"
             yield finding(case, "stuck-shutdown", what, [*waiters, *holders], first, _ADVICE)
+
+
+def _on_the_way(case: Case) -> Iterator[Finding]:
+    """A request is stuck while the server is stopping: it is what the stop waits for. Only suspected: the stop has a limit of its own."""
+    stopping = [t for t in tasks_with(case, "shutdown", "_shutdown") if _is_servers_stop(t) and case.stands_still(t.id)]
+    if stopping and case.stall.kind == "request":
+        first = sorted(frames_with(stopping, *_SERVER), key=lambda frame: is_standard(frame.file))
+        told = finding(case, "stuck-shutdown", "The server is stopping and waits for a request that does not end", _holding(case, [t.id for t in stopping]), first, _ADVICE)
+        yield dataclasses.replace(told, confidence="suspected")
+
+
+def _is_servers_stop(task: Task) -> bool:
+    """The innermost frames outside the standard library are the server's: it is the server that waits, no application's own shutdown()."""
+    inner = next((frame for frame in reversed(task.frames) if not is_standard(frame.file)), None)
+    return inner is not None and not is_application(inner.file) and inner.function.split(".")[-1] in _SERVER
 
 
 def _holding(case: Case, stopping: list[str]) -> list[str]:

@@ -22,7 +22,7 @@ def check(case: Case) -> Iterator[Finding]:
         return
     for primitive, _ in case.waiting_on(*_KINDS):
         waiters = case.impatient(primitive)
-        if waiters and primitive.ready is not True and not primitive.setters and not case.graph.live_holders(primitive.id):
+        if waiters and primitive.ready is not True and not case.setters(primitive) and not case.graph.live_holders(primitive.id):
             yield _finding(case, primitive, waiters, lost)
 
 
@@ -36,11 +36,11 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...], lost: l
             [waits_sentence(case, w, primitive) + "." for w in waiters[:3]],
             [f"{seconds(max(0, case.snapshot.at_ns - act.at_ns))} before, {act.primitive_id} was destroyed while pending{place_of(act.frame)}." for act in lost[-3:]],
             "" if lost else "The log says that a task was destroyed while it was pending.",
-            "No live task refers to what is waited for." if primitive.setters == () else "",
+            "No live task refers to what is waited for." if case.setters(primitive) == () else "",
         ),
         culprit=pick(made[:2], where(graph, waiters), waits_in(graph, waiters[:1]), where(graph, waiters, depth=2)),
         subjects=(*waiters[:20], primitive.id, *(act.primitive_id for act in lost[-3:])),
-        confidence="likely" if primitive.setters == () else "suspected",
+        confidence="likely" if case.setters(primitive) == () else "suspected",
         advice="Keep a strong reference to every task until it is done (a set, with add_done_callback(set.discard), or a TaskGroup).",
         frees=graph.frees(primitive.id),
     )

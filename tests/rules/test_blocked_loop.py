@@ -95,6 +95,22 @@ def test_the_group_is_held_back():
     assert list(blocked([*RUNNING, "app.py:work:1"], share=0.1, evidence=[process])) == ["cpu-starved"]
 
 
+def test_a_busy_machine_is_no_starvation_while_the_loop_computes():
+    process = Evidence("process", data={"window_s": 0.1, "threads": [{"tid": 1, "cpu_percent": 45.0, "delay_ms": 55.0}]})
+    assert list(blocked([*RUNNING, "app.py:work:1"], share=0.45, evidence=[process])) == ["blocked-loop-cpu"]
+
+
+def test_the_main_program_below_the_loop_is_not_what_blocks_it():
+    frames = ["app.py:<module>:32", "uvicorn/main.py:run", *RUNNING[:1], "starlette/responses.py:stream_response", "uvicorn/protocols/http/h11_impl.py:send", "logging/__init__.py:emit"]
+    scene = Scene()
+    scene.loop_thread(["app.py:<module>:32", *RUNNING[:1], "starlette/responses.py:stream_response", "app.py:frames:9"], cpu_ns=0)
+    before = scene.snapshot(at_ns=NOW - 300_000_000)
+    scene.loop_thread(frames, cpu_ns=290_000_000)
+    finding = said(blocked_case(scene, earlier=before))["blocked-loop-cpu"]
+    assert [frame.function for frame in finding.culprit[:2]] == ["frames", "stream_response"]
+    assert "<module>" not in {frame.function for frame in finding.culprit}
+
+
 def test_twin_busy_threads_and_a_loop_that_sleeps():
     scene = Scene()
     scene.request("GET", "/stretch", ["app.py:stretch"], scene.primitive("job", holders=(scene.thread("worker", ["app.py:stretch"]),)))

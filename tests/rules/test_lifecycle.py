@@ -47,5 +47,13 @@ def test_a_server_that_is_closed_waits_for_its_idle_connection():
     assert {"AgentHub.stop", "AgentHub._agent"} <= {frame.function for frame in finding.culprit}
 
 
+def test_a_request_that_is_stuck_while_the_server_stops_is_only_suspected():
+    (finding,) = stuck_shutdown.check(stopping().case())
+    assert finding.confidence == "suspected"
+
+
 def test_twin_nobody_stops():
-    assert list(stuck_shutdown.check(stopping().case())) == []
+    scene = stopping()
+    main = next(task for task in scene.tasks.values() if task.name == "main")
+    scene.change(main.id, frames=main.frames[:1])
+    assert list(stuck_shutdown.check(scene.case())) == []
