@@ -143,7 +143,7 @@ class _Looker:
 
     def _note(self, waiter_id: str, chain: list[FrameView], found: recognise.Found) -> str | None:
         """Tells the desk of a wait and of what is held meanwhile; gives the primitive's id."""
-        deadline = recognise.holds_of(chain, self.desk, waiter_id)
+        deadline = recognise.holds_of(chain, self.desk, waiter_id, found.index)
         sighting = found.sighting
         if sighting is None:
             return None

@@ -9,10 +9,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from hangwatch.integrations import asyncio, threads, uvicorn
+from hangwatch.integrations import anyio, asyncio, threads, uvicorn
 from hangwatch.integrations.base import DeadlineLook, HeldLook, Spot
 
-MODULES: tuple[ModuleType, ...] = (asyncio, threads, uvicorn)
+MODULES: tuple[ModuleType, ...] = (asyncio, threads, uvicorn, anyio)
 
 
 def _by_place(table: str) -> dict[tuple[str, str], list[Spot]]:

@@ -76,11 +76,11 @@ def awaited(future: ObjectView, desk: Desk) -> Sighting:
         if not isinstance(name, str):
             continue
         if name.startswith("shield.<locals>"):
-            inner = closure(callback, "inner")
+            inner = executors.closed_over(callback, "inner")
             if inner is not None:
                 return Sighting(awaited(inner, desk).primitive, "shield")
         if name.startswith("_chain_future.<locals>"):
-            source = closure(callback, "source")
+            source = executors.closed_over(callback, "source")
             if source is not None and not is_a(source, *_FUTURES):
                 return Sighting(executors.job_primitive(source, desk, future), "result")
     return Sighting(future_primitive(future, desk), "await")
@@ -101,18 +101,6 @@ def callbacks(future: ObjectView) -> list[ObjectView]:
         inner = function.attr("func") if function.type_name == "functools.partial" else None
         found.append(inner or function)
     return found
-
-
-def closure(function: ObjectView, name: str) -> ObjectView | None:
-    """A free variable of a function, by name."""
-    code, cells = function.attr("__code__"), function.attr("__closure__")
-    names = code.attr("co_freevars") if code is not None else None
-    if names is None or cells is None:
-        return None
-    for free, cell in zip(names.items(), cells.items(), strict=False):
-        if free.value() == name:
-            return cell.attr("cell_contents")
-    return None
 
 
 def _sleep(look: Look) -> Sighting | None:
@@ -205,7 +193,7 @@ def _filling(desk: Desk) -> dict[int, list[ObjectView]]:
         for task in desk.reader.tasks():
             for callback in callbacks(task.object()):
                 if plain(callback, "__qualname__") == "as_completed.<locals>._on_completion":
-                    queue = closure(callback, "done")
+                    queue = executors.closed_over(callback, "done")
                     if queue is not None:
                         found.setdefault(queue.id, []).append(task.object())
     return found

@@ -83,6 +83,9 @@ class Desk(Protocol):
     def bind(self, task_id: str, request_id: str) -> None:
         """This task works for this request."""
 
+    def parent(self, child_id: str, parent_id: str) -> None:
+        """The task ``parent_id`` made the task ``child_id``."""
+
     def hold(self, owner_id: str, primitive_id: str, frame: Frame | None = None, since_ns: int | None = None) -> None:
         """This task, thread or request holds this primitive."""
 

@@ -27,6 +27,7 @@ class SnapshotDesk:
         self.connections: dict[str, Connection] = {}
         self.requests: dict[str, Request] = {}
         self.bound: dict[str, str] = {}
+        self.parents: dict[str, str] = {}
         self.holds: dict[str, list[Hold]] = {}
         self.waits: dict[tuple[str, str], Wait] = {}
         #: Waiters by primitive, apart from the records: a lock may have thousands.
@@ -64,6 +65,10 @@ class SnapshotDesk:
 
     def bind(self, task_id: str, request_id: str) -> None:
         self.bound.setdefault(task_id, request_id)
+
+    def parent(self, child_id: str, parent_id: str) -> None:
+        if child_id != parent_id:
+            self.parents.setdefault(child_id, parent_id)
 
     def hold(self, owner_id: str, primitive_id: str, frame: Frame | None = None, since_ns: int | None = None) -> None:
         held = self.holds.setdefault(owner_id, [])

@@ -34,6 +34,9 @@ def job_primitive(job: ObjectView, desk: Desk, outer: ObjectView | None = None) 
             label, holders = "a coroutine given to a loop", (f"task:{task.id:x}",)
         elif thread is not None:
             holders = (f"thread:{thread.native_id}",)
+        elif (loop := _promised_by(job, desk)) is not None:
+            label, state["queued"] = "a coroutine given to a loop that has not begun it", True
+            holders = (f"thread:{loop}",)
         else:
             pool = workers(desk).queued.get(job.id)
             if pool is not None:
@@ -47,12 +50,37 @@ def _chained_task(job: ObjectView) -> ObjectView | None:
     for callback in listed.items(20) if listed is not None else []:
         if plain(callback, "__qualname__") != "_chain_future.<locals>._call_check_cancel":
             continue
-        code, cells = callback.attr("__code__"), callback.attr("__closure__")
-        names = code.attr("co_freevars") if code is not None else None
-        for name, cell in zip(names.items() if names else [], cells.items() if cells else [], strict=False):
-            source = cell.attr("cell_contents")
-            if name.value() == "source" and is_a(source, "_asyncio.Task", "asyncio.tasks.Task"):
-                return source
+        source = closed_over(callback, "source")
+        if is_a(source, "_asyncio.Task", "asyncio.tasks.Task"):
+            return source
+    return None
+
+
+def _promised_by(job: ObjectView, desk: Desk) -> int | None:
+    """Native id of the thread of the loop in whose ready queue the job's coroutine still waits to become a task."""
+    promised = desk.memo.get(f"{__name__}._promised_by")
+    if promised is None:
+        promised = desk.memo[f"{__name__}._promised_by"] = {}
+        threads = {thread.ident: thread.native_id for thread in desk.reader.threads()}
+        for loop in desk.reader.loops():
+            for handle in loop.ready() or ():
+                future = closed_over(handle.attr("_callback"), "future")
+                if future is not None and loop.thread_ident in threads:
+                    promised[future.id] = threads[loop.thread_ident]
+    found: int | None = promised.get(job.id)
+    return found
+
+
+def closed_over(function: ObjectView | None, name: str) -> ObjectView | None:
+    """A free variable of a function, by name."""
+    code = function.attr("__code__") if function is not None else None
+    cells = function.attr("__closure__") if function is not None else None
+    names = code.attr("co_freevars") if code is not None else None
+    if names is None or cells is None:
+        return None
+    for free, cell in zip(names.items(), cells.items(), strict=False):
+        if free.value() == name:
+            return cell.attr("cell_contents")
     return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from hangwatch.records import Frame, Request
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY = re.compile(r"/site-packages/|/dist-packages/|/lib(?:64)?/python3\.\d+/|^<frozen |/hangwatch/(?:integrations/|patching\.py)")
+_STDLIB = re.compile(r"/lib(?:64)?/python3\.\d+/|^<frozen ")
 #: Our own wrappers stand between the application's frames: they are read (Event.wait's keeps the begin of the wait), and not shown.
 _WRAPPERS = re.compile(r"/hangwatch/(?:integrations/\w+_hooks|patching)\.py$")
 #: Places remembered. They hold no objects of the application's, only names; a service has some thousand functions.
@@ -29,11 +31,12 @@ _PLACES_LIMIT = 50_000
 class Place:
     """What is known of a function by its file and name alone.
 
-    ``library``: somebody else's code (the standard library, an installed package, ours). ``ours``: hangwatch's own, and
+    ``library``: somebody else's code (the standard library, an installed package, ours). ``stdlib``: Python's own. ``ours``: hangwatch's own, and
     no wrapper. ``wrapper``: one of our wrappers, not to be shown.
     """
 
     library: bool
+    stdlib: bool
     wrapper: bool
     ours: bool
     waits: tuple[Spot, ...]
@@ -59,6 +62,7 @@ def _place(file: str, name: str) -> Place:
     wrapper = _WRAPPERS.search(path) is not None
     return Place(
         library=_LIBRARY.search(path) is not None,
+        stdlib=_STDLIB.search(path) is not None and "-packages/" not in path,
         wrapper=wrapper,
         ours=file.startswith(_OURS) and not wrapper,
         waits=tuple(spot for spot in WAITS.get(key, ()) if path.endswith(spot.file)),
@@ -87,11 +91,15 @@ def innermost_own(chain: list[FrameView]) -> FrameView | None:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one chain says: its wait, the earliest moment at which a timeout of its own ends that, and since when it waits."""
+    """What one chain says: its wait, the earliest moment at which a timeout of its own ends that, and since when it waits.
+
+    ``index``: where in the chain the frame stands that named the wait.
+    """
 
     sighting: Sighting | None = None
     deadline_ns: int | None = None
     since_ns: int | None = None
+    index: int = sys.maxsize
 
 
 NOTHING = Found()
@@ -101,6 +109,7 @@ def wait_of(chain: list[FrameView], desk: Desk, waiter_id: str, task: TaskView |
     """What the chain is parked on."""
     awaited = task.awaits() if task is not None else None
     best: Sighting | None = None
+    at = sys.maxsize
     since: int | None = None
     deadlines: list[int] = []
     in_library = True
@@ -120,10 +129,10 @@ def wait_of(chain: list[FrameView], desk: Desk, waiter_id: str, task: TaskView |
             if seen.deadline_ns is not None:
                 deadlines.append(seen.deadline_ns)
             if not spot.transparent:
-                best = seen
+                best, at = seen, index
     if best is None and awaited is not None:
         best = asyncio_tasks.awaited(awaited, desk)
-    return Found(best, min(deadlines, default=None), since)
+    return Found(best, min(deadlines, default=None), since, at)
 
 
 def _since(wrapper: FrameView) -> int | None:
@@ -157,9 +166,15 @@ def requests_of(chain: list[FrameView], desk: Desk, task_id: str, task: TaskView
                 desk.bind(task_id, told)
 
 
-def _opened(chain: list[FrameView]) -> Iterator[tuple[ObjectView, FrameView]]:
-    """Every open context manager of every frame, outermost first, those inside an exit stack included."""
-    for frame in chain:
+def _opened(chain: list[FrameView], wait_index: int) -> Iterator[tuple[ObjectView, FrameView]]:
+    """Every open context manager of every frame, outermost first, those inside an exit stack included.
+
+    Not those that the standard library has entered to do the waiting: a queue's ``get`` stands in ``with self.not_empty``
+    and has let it go.
+    """
+    for index, frame in enumerate(chain):
+        if index >= wait_index and place_of(frame).stdlib:
+            continue
         for manager in frame.held():
             yield manager, frame
             for inner in _in_exit_stack(manager):
@@ -176,10 +191,10 @@ def _in_exit_stack(manager: ObjectView) -> Iterator[ObjectView]:
             yield owner
 
 
-def holds_of(chain: list[FrameView], desk: Desk, owner_id: str) -> int | None:
+def holds_of(chain: list[FrameView], desk: Desk, owner_id: str, wait_index: int) -> int | None:
     """Tells the desk what the chain holds; gives the earliest deadline among the open timeouts."""
     deadlines = []
-    for manager, frame in _opened(chain):
+    for manager, frame in _opened(chain, wait_index):
         deadline, held = _known(manager)
         when = deadline(manager) if deadline is not None else None
         if when is not None:

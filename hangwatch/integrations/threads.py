@@ -18,7 +18,7 @@ TESTED = ">=3.10,<3.16"
 
 _THREADING = "/threading.py"
 _QUEUE = "/queue.py"
-_IMPORTLIB = "importlib._bootstrap>"
+_IMPORTLIB = "<frozen importlib._bootstrap>"
 _LOCK_TYPES = ("_thread.lock", "_thread.RLock", "threading._RLock")
 
 

@@ -10,8 +10,11 @@ from hangwatch.records import FOREVER, Primitive, Request, Task, Wait
 
 
 def with_parents(known: dict[str, Task], desk: SnapshotDesk) -> dict[str, Task]:
-    """A task that another one waits for by itself (await, gather, group) was most likely made by it."""
+    """By what libraries told; else a task that another one waits for by itself (await, gather, group) was most likely made by it."""
     tasks = dict(known)
+    for child, parent in desk.parents.items():
+        if child in tasks and parent in tasks:
+            tasks[child] = replace(tasks[child], parent_id=parent)
     for wait in desk.waits.values():
         primitive = desk.primitives.get(wait.primitive_id)
         if primitive is None or primitive.kind not in ("task", "gather", "group") or wait.task_id not in tasks:
