@@ -86,8 +86,8 @@ class LiveFrame:
     def held(self) -> list[LiveObject]:
         if self.owner is None:
             return self._held_running()
-        if _REFERENTS_OF_OWNER and not self.frame.f_code.co_exceptiontable:  # no `with`, no `try`: nothing can be open
-            return []
+        if _REFERENTS_OF_OWNER and not self.frame.f_code.co_exceptiontable:  # type: ignore[attr-defined, unused-ignore]
+            return []  # no `with`, no `try`: nothing can be open
         found = _entered(self._referents(), self)
         if found and bytecode.entering(self.frame.f_code, self.frame.f_lasti):
             found.pop()
