@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -219,9 +220,16 @@ def test_the_applications_own_telemetry_logs_stay_audible(tmp_path, caplog):
 def run(code, **environ):
     """A real process; its standard output, or the number of the signal that killed it."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode <= 0, done.stderr
-    return done.stdout or done.returncode
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    try:
+        said, complaint = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its forked children too
+        process.wait()
+    assert process.returncode <= 0, complaint
+    return said or process.returncode
 
 
 HEAD = """
