@@ -10,6 +10,9 @@ from hangwatch.rules.frames import pick, taken_at, waits_in, where
 from hangwatch.rules.words import because, path_sentence, primitive_name, waiter_name, waiters_name, waits_sentence
 
 _KINDS = ("lock", "thread-lock", "semaphore", "condition", "import-lock", "job", "thread", "process", "pipe", "barrier", "gather", "group", "task")
+_LOCKS = ("lock", "thread-lock", "semaphore", "condition", "import-lock")
+#: Waits whose end anybody may bring who comes later: that a child task is in one proves nothing (a stream of events lives so).
+_OPEN_ENDED = ("event", "queue-get", "future", "other", "condition", "stream", "thread-event", "thread-queue", "disconnect", "timer", "group", "gather", "task")
 
 
 def check(case: Case) -> Iterator[Finding]:
@@ -32,7 +35,8 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...], holders
     finally_for = f"waits for {primitive_name(end)}" if end is not None else f"waits behind {waiter_name(graph, path[-1])}"
     healthy = end is not None and case.is_patient(end, path[-2])
     moved = any(case.stands_still(node) is False for node in path[::2])
-    verb = "has" if primitive.kind in ("lock", "thread-lock", "semaphore", "condition", "import-lock") else "must end"
+    verb = "has" if primitive.kind in _LOCKS else "must end"
+    unsure = healthy or moved or end is None or (end.kind in _OPEN_ENDED and primitive.kind not in _LOCKS)
     return Finding(
         cause="holder-stuck",
         title=f"{waiters_name(graph, waiters)} {'wait' if len(waiters) > 1 else 'waits'} for {primitive_name(primitive)}, which {name} {verb}; that itself {finally_for}",
@@ -45,7 +49,7 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...], holders
         ),
         culprit=pick(where(graph, path[::2][::-1]), taken_at(graph, holders, primitive.id), where(graph, waiters), waits_in(graph, path[::2][::-1])),
         subjects=(*waiters[:20], primitive.id, *path),
-        confidence="suspected" if healthy or moved or end is None else "likely",
+        confidence="suspected" if unsure else "likely",
         advice=f"Do not wait for {primitive_name(end)} without a time limit while others wait for {primitive_name(primitive)}."
         if end is not None
         else "Open the holder's frames: it is what everybody waits for.",

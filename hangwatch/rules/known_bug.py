@@ -52,7 +52,7 @@ class KnownBug:
 
 @lru_cache(maxsize=1)
 def known_bugs() -> tuple[KnownBug, ...]:
-    """All that the package ships, sorted by id. A file that cannot be read is left out: a bad signature must not cost the incident."""
+    """All that the package ships, bugs before misuse and the closer described first, as the first that fits is told. A file that cannot be read is left out: a bad signature must not cost the incident."""
     found = []
     for file in resources.files("hangwatch").joinpath("signatures").iterdir():
         if file.name.endswith(".toml"):
@@ -60,7 +60,7 @@ def known_bugs() -> tuple[KnownBug, ...]:
                 found += list(parse(file.read_text(encoding="utf-8")))
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-    return tuple(sorted(found, key=lambda bug: bug.signature.id))
+    return tuple(sorted(found, key=lambda bug: (bug.pattern, -len(bug.frames), bug.signature.id)))
 
 
 def parse(text: str) -> Iterator[KnownBug]:

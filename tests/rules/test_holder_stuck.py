@@ -33,6 +33,15 @@ def test_twin_the_holder_moves_on():
     assert finding.confidence == "suspected"
 
 
+def test_twin_a_stream_whose_child_waits_for_events():
+    scene = Scene()
+    group = scene.primitive("group")
+    child = scene.task("child", ["app.py:subscribe:19"], scene.primitive("queue-get"))
+    scene.change(group, holders=(child,))
+    scene.request("GET", "/events", ["app.py:events"], group, phase="responding")
+    assert [finding.confidence for finding in holder_stuck.check(scene.case())] == ["suspected"]
+
+
 def test_a_thread_that_waits_for_a_child_process():
     scene = Scene()
     job, pipe = scene.primitive("job"), scene.primitive("pipe", "a pipe to another process")
