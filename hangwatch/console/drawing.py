@@ -9,7 +9,6 @@ from hangwatch.console.picture import Node, Picture
 from hangwatch.console.style import Paint, columns, cut, safe
 
 _MARGIN = 2
-_NAME_WIDTH = 44
 
 
 def drawn(picture: Picture, width: int, paint: Paint) -> Iterator[str]:
@@ -22,8 +21,8 @@ def drawn(picture: Picture, width: int, paint: Paint) -> Iterator[str]:
         if node.sort == "end":
             yield _pad() + paint(_fit("    ✗ ", safe(node.title), width), "bad")
             continue
-        yield _node(rail, node, width, paint)
         below = "│   " if inside else "    "
+        yield from _node(rail, below, node, width, paint)
         yield from (_pad() + paint(below, "bad" if inside else "dim") + line for line in _besides(picture, node, width, paint))
         yield from _arrow(picture, at, below, inside, paint)
 
@@ -36,14 +35,16 @@ def _fit(lead: str, text: str, width: int) -> str:
     return lead + cut(text, max(10, width - _MARGIN - columns(lead)))
 
 
-def _node(rail: str, node: Node, width: int, paint: Paint) -> str:
+def _node(rail: str, below: str, node: Node, width: int, paint: Paint) -> Iterator[str]:
+    """Its name, and what is known of it behind the name, or under it where there is no room."""
     room = width - _MARGIN - len(rail)
-    name = cut(safe(node.title), min(room, max(_NAME_WIDTH, room // 2)))
+    name = cut(safe(node.title), room)
     said = " · ".join(safe(part) for part in (node.place, node.note) if part)
-    gap = "  " if said else ""
-    rest = cut(said, room - columns(name) - len(gap)) if room - columns(name) > 12 else ""
-    role = "title" if node.sort == "waiter" else "key"
-    return _pad() + paint(rail, "bad" if rail.strip() else "dim") + paint(name, role) + gap + paint(rest, "dim")
+    role, red = ("title" if node.sort == "waiter" else "key"), ("bad" if rail.strip() else "dim")
+    fits = columns(name) + 2 + columns(said) <= room
+    yield _pad() + paint(rail, red) + paint(name, role) + (paint(f"  {said}", "dim") if said and fits else "")
+    if said and not fits:
+        yield _pad() + paint(below, red) + paint(cut(f"│ {said}", room), "dim")
 
 
 def _arrow(picture: Picture, at: int, below: str, inside: bool, paint: Paint) -> Iterator[str]:

@@ -19,7 +19,7 @@ from hangwatch.console.excerpt import excerpt
 from hangwatch.console.markup import Element, add, el, html
 from hangwatch.console.picture import picture
 from hangwatch.console.render import affected, bug_notes, length, moment, the_request
-from hangwatch.console.stacks import Group, groups, header, involved_ids, short_path
+from hangwatch.console.stacks import Group, groups, header, involved_ids, request_names, short_path
 from hangwatch.records import Evidence, Frame, Incident, Signature, Task, Thread
 from hangwatch.rules.frames import is_application
 
@@ -61,8 +61,8 @@ def _body(incident: Incident) -> Element:
         ("bug", "About this bug", _bug_notes(incident)),
         ("others", "Also seen", _list(f"{f.cause} ({f.confidence}): {f.title}" for f in incident.findings[1:])),
         ("affected", "Affected", _list(affected(incident))),
-        ("tasks", f"Tasks ({len(incident.snapshot.tasks)})", _stacks(tasks)),
-        ("threads", f"Threads ({len(incident.snapshot.threads)})", _stacks(threads)),
+        ("tasks", f"Tasks ({len(incident.snapshot.tasks)})", _stacks(tasks, request_names(incident))),
+        ("threads", f"Threads ({len(incident.snapshot.threads)})", _stacks(threads, {})),
         ("evidence", "Evidence", _evidence(incident.evidence)),
         ("gaps", "Not seen", _list(_gaps(incident))),
     ]
@@ -184,11 +184,11 @@ def _grouped(owners: Iterable[Task | Thread], incident: Incident, word: str) -> 
     return [(group, f"{word}-{at}") for at, group in enumerate(groups(owners, involved_ids(incident)), 1)]
 
 
-def _stacks(found: list[tuple[Group, str]]) -> list[Element]:
+def _stacks(found: list[tuple[Group, str]], requests: dict[str, str]) -> list[Element]:
     if not found:
         return []
     content = [_buttons()] if len(found) > 2 else []
-    content += [_stack(group, anchor) for group, anchor in found[:MAX_GROUPS]]
+    content += [_stack(group, anchor, requests) for group, anchor in found[:MAX_GROUPS]]
     rest = sum(len(group.owners) for group, _ in found[MAX_GROUPS:])
     return [*content, el("p", f"… and {rest} more in other places", class_="path")] if rest else content
 
@@ -204,7 +204,7 @@ def _buttons() -> Element:
     )
 
 
-def _stack(group: Group, anchor: str) -> Element:
+def _stack(group: Group, anchor: str, requests: dict[str, str]) -> Element:
     innermost = group.frames[-1] if group.frames else None
     hint = f"{innermost.function} ({short_path(innermost.file)}:{innermost.line})" if innermost else "no Python frame"
     rows = [
@@ -217,7 +217,10 @@ def _stack(group: Group, anchor: str) -> Element:
         for f in group.frames
     ]
     summary = el(
-        "summary", el("span", header(group), class_="count" if group.involved else None), el("br"), el("span", f"at {hint}", class_="hint")
+        "summary",
+        el("span", header(group, requests), class_="count" if group.involved else None),
+        el("br"),
+        el("span", f"at {hint}", class_="hint"),
     )
     return el("details", summary, el("ol", *rows, class_="stack"), id=anchor, open="open" if group.involved else None)
 

@@ -66,12 +66,13 @@ def cut(text: str, width: int) -> str:
 
 
 def cut_path(path: str, width: int) -> str:
-    """The end of a path that is too wide: that is what tells files apart."""
+    """The end of a path that is too wide, from a folder on: that is what tells files apart."""
     if columns(path) <= width:
         return path
     kept = path
     while kept and columns(kept) > width - 1:
-        kept = kept[1:]
+        folder = kept.find("/", 1)
+        kept = kept[folder:] if folder > 0 and columns(kept[folder:]) < columns(kept) else kept[1:]
     return "…" + kept
 
 

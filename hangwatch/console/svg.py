@@ -13,7 +13,7 @@ from hangwatch.console.picture import Edge, Node, Picture
 
 _GAP_Y, _GAP_X, _PAD, _LINE = 46, 64, 12, 18
 #: Average widths of a 14 px and a 12 px character of common sans fonts, on the safe side: SVG does not wrap by itself.
-_WIDE_CHAR, _SMALL_CHAR = 8.0, 6.6
+_WIDE_CHAR, _SMALL_CHAR = 9.2, 6.8
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What `hangwatch demo` runs: a service and its client. Run as programs in an environment of their own, imported by nothing."""
