@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 import threading
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from hangwatch.config import Config
@@ -223,27 +224,26 @@ def current() -> Agent | None:
 
 def snapshot_now() -> Snapshot:
     """Looks at this process now, agent or not."""
-    from hangwatch import snapshot
     from hangwatch.reading.live import LiveReader
+    from hangwatch.snapshot import take
 
     agent = _current
-    if agent is None:
-        return snapshot.take(LiveReader([loop for _, loop in running_loops()]))
-    if agent.reporter is not None:
+    if agent is not None and agent.reporter is not None:
         return agent.reporter.look()
-    return snapshot.take(LiveReader([mark.loop for mark in list(agent.ledger.loops.values())]), history=agent.ledger.acts())
+    reader: Any = LiveReader([loop for _, loop in running_loops()])
+    return take(reader, history=agent.ledger.acts() if agent is not None else ())
 
 
 def running_loops() -> list[tuple[int, Any]]:
     """(thread ident, loop) of the loops that run now, read off the threads' stacks."""
     found = []
     for ident, innermost in sys._current_frames().items():
-        frame = innermost
+        frame: FrameType | None = innermost
         while frame is not None:
             if frame.f_code.co_name in ("run_forever", "run_until_complete", "run") and "asyncio" in frame.f_code.co_filename:
-                loop = frame.f_locals.get("self")
+                loop: Any = frame.f_locals.get("self")
                 loop = getattr(loop, "_loop", loop)
-                if hasattr(loop, "call_soon_threadsafe") and loop.is_running():
+                if loop is not None and hasattr(loop, "call_soon_threadsafe") and loop.is_running():
                     found.append((ident, loop))
                     break
             frame = frame.f_back
@@ -255,13 +255,13 @@ def running_loops() -> list[tuple[int, Any]]:
 
 
 def _is_not_served() -> bool:
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     for _ in range(12):
         if frame is None:
             return False
         if any(part in frame.f_code.co_filename for part in NOT_SERVED):
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 import sys
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from hangwatch.ledger import LoopMark
 
@@ -53,8 +53,8 @@ class Pulse:
         if token is None or token != self.token:
             self.token = token
             self.seen_ns = now_ns
-            self.certain = type(token) is tuple and type(token[0]) is float
-            self.callback_ns = int(token[0] * 1e9) if type(token) is tuple and self.certain and token[1] == 0 else None
+            self.certain = token is not None and type(token[0]) is float
+            self.callback_ns = _begin_ns(token)
             return True
         return False
 
@@ -63,12 +63,17 @@ class Pulse:
         return self.seen_ns if self.callback_ns is None else min(self.seen_ns, self.callback_ns)
 
 
+def _begin_ns(token: tuple[Any, ...] | None) -> int | None:
+    """The first callback of a turn began with the turn."""
+    return int(token[0] * 1e9) if token is not None and type(token[0]) is float and token[1] == 0 else None
+
+
 def innermost_frames() -> dict[int, FrameType]:
     """Thread ident -> innermost frame. Hold them shortly: the last to let go of a frame destroys its locals."""
     return sys._current_frames()
 
 
-def _callback(frame: FrameType, mark: LoopMark) -> tuple[object, ...] | None:
+def _callback(frame: FrameType, mark: LoopMark) -> tuple[Any, ...] | None:
     """What identifies the callback that runs; None when the loop is asleep or between callbacks."""
     code = frame.f_code
     if code.co_name == "select" and code.co_filename.endswith("selectors.py") and _is_turn(frame.f_back):
@@ -96,7 +101,7 @@ def _is_turn(frame: FrameType | None) -> bool:
     return frame is not None and frame.f_code.co_name == "_run_once" and frame.f_code.co_filename.endswith("asyncio/base_events.py")
 
 
-def _of_thread(innermost: FrameType, bottom: FrameType | None, mark: LoopMark) -> tuple[object, ...] | None:
+def _of_thread(innermost: FrameType, bottom: FrameType | None, mark: LoopMark) -> tuple[Any, ...] | None:
     """A loop that has no Python frame of its own: asleep when its thread waits in epoll, else known by its bottom-most frame."""
     if _in_epoll(mark.native_id):
         return None

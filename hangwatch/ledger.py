@@ -6,7 +6,6 @@ interpreter makes atomic (setting or popping a dict's key, appending to a deque)
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import weakref
@@ -226,7 +225,7 @@ def _line(code: CodeType, instruction: int) -> int:
 
 
 def _function(code: CodeType) -> str:
-    return code.co_qualname if sys.version_info >= (3, 11) else code.co_name
+    return getattr(code, "co_qualname", code.co_name)
 
 
 def _copy(table: dict[Any, Any]) -> list[tuple[Any, Any]]:

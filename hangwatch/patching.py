@@ -60,7 +60,7 @@ class Patcher:
         ``owner`` is a class or a module. An attribute that a class only inherited is deleted again at restore.
         """
         raw = vars(owner).get(name, _ABSENT)
-        original = getattr(owner, name, _ABSENT)
+        original: Any = getattr(owner, name, _ABSENT)
         try:
             if original is _ABSENT:
                 raise AttributeError(f"there is no {name}")
@@ -152,12 +152,12 @@ class _Finder:
     def add(self, module: str, callback: Callable[[ModuleType], None]) -> None:
         self._awaited.setdefault(module, []).append(callback)
         if self not in sys.meta_path:
-            sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+            sys.meta_path.insert(0, self)
 
     def remove(self) -> None:
         self._awaited.clear()
         if self in sys.meta_path:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname not in self._awaited:

@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -118,8 +119,8 @@ class Reporter:
             if item is None:
                 break
             if isinstance(item, Alarm):
-                self._guarded(lambda item=item: self._handle(item))
-            self._guarded(lambda item=item: self._close_what_is_over(item if isinstance(item, str) else ""))
+                self._guarded(partial(self._handle, item))
+            self._guarded(partial(self._close_what_is_over, item if isinstance(item, str) else ""))
             if self.pending:
                 self._guarded(self._round)
             if time.monotonic() - beat_s >= worker.EVERY_S:
@@ -245,12 +246,12 @@ class Reporter:
     # an incident
 
     def _sample(self, stuck: list[Follow]) -> Snapshot:
-        from hangwatch import snapshot
         from hangwatch.reading.live import LiveReader
+        from hangwatch.snapshot import take
 
         marks = list(self.ledger.loops.values())
-        reader = LiveReader([mark.loop for mark in marks], loop_threads={id(mark.loop): mark.ident for mark in marks})
-        return snapshot.take(reader, history=self.ledger.acts(), requests=self.requests(stuck), dropped=dict(self.ledger.dropped))
+        reader: Any = LiveReader([mark.loop for mark in marks], loop_threads={id(mark.loop): mark.ident for mark in marks})
+        return take(reader, history=self.ledger.acts(), requests=self.requests(stuck), dropped=dict(self.ledger.dropped))
 
     def look(self) -> Snapshot:
         """One sample, from any thread."""
@@ -302,9 +303,9 @@ class Reporter:
         return known
 
     def _with_native_stacks(self, incident: Incident, evidence: tuple[Evidence, ...], earlier: Snapshot | None) -> Incident:
+        from hangwatch.graph import WaitGraph
         from hangwatch.investigate import judge
         from hangwatch.rules.base import Case
-        from hangwatch.graph import WaitGraph
 
         more = self._evidence(("py-spy",), set())
         if not more:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import weakref
+from functools import partial
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
@@ -60,8 +61,8 @@ def _locks(module: ModuleType, patcher: Patcher, ledger: Ledger, config: Config)
     patcher.wrap(module.Event, "clear", lambda original: _clear(original, record, patcher, module.Event))
     patcher.wrap(module.Condition, "notify", lambda original: _notify(original, record, patcher, module.Condition))
     for owner in (module.Lock, module.Semaphore):
-        patcher.wrap(owner, "acquire", lambda original, owner=owner: _acquire(original, record, patcher, owner, by_context))
-        patcher.wrap(owner, "release", lambda original, owner=owner: _release(original, record, patcher, owner, by_context))
+        patcher.wrap(owner, "acquire", partial(_acquire, record=record, patcher=patcher, owner=owner, by_context=by_context))
+        patcher.wrap(owner, "release", partial(_release, record=record, patcher=patcher, owner=owner, by_context=by_context))
 
 
 def _timed_wait(original: Any) -> Any:
