@@ -18,7 +18,7 @@ from hangwatch import __version__
 from hangwatch.errors import HangwatchError
 
 #: In the order of `--help`; the module of each has its name.
-COMMANDS = ("run", "attach", "incidents", "show", "report", "export", "prune", "doctor", "demo", "completion")
+COMMANDS = ("run", "attach", "watch", "incidents", "show", "report", "export", "prune", "doctor", "demo", "completion")
 
 
 class Commands(click.Group):
