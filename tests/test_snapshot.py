@@ -134,6 +134,51 @@ def test_who_could_set_an_event_is_named():
     assert waits_of(seen, "forgotten").setters == ()
 
 
+def test_what_is_waited_on_has_the_name_that_the_application_gives_it():
+    class Ledger:
+        def __init__(self):
+            self.lock = asyncio.Lock()
+
+        async def book(self):
+            async with self.lock:
+                await asyncio.sleep(60)
+
+    class Desk:
+        def __init__(self):
+            self.ledger = Ledger()
+            self.done = asyncio.Event()
+
+    def make():
+        desk = Desk()
+
+        async def closes():
+            done = desk.done
+            await done.wait()
+
+        return {"books": desk.ledger.book(), "waits": desk.ledger.book(), "closes": closes()}
+
+    seen = look_at(make)
+    assert waits_of(seen, "waits").label == "asyncio.Lock Ledger.lock"
+    assert waits_of(seen, "closes").label == "asyncio.Event done"
+
+
+SHARED = threading.Lock()
+
+
+def test_a_global_has_its_name_too():
+    def waits():
+        with SHARED:
+            pass
+
+    blocked = threading.Thread(target=waits, name="waits", daemon=True)
+    with SHARED:
+        blocked.start()
+        time.sleep(0.1)
+        seen = take(LiveReader())
+    blocked.join()
+    assert awaited(seen, thread(seen, "waits")).label == "threading.Lock SHARED"
+
+
 def test_children_work_for_their_parents_request(monkeypatch):
     """A stand-in for a server's integration: one spot that names a request by a local."""
 

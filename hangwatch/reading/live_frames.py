@@ -126,6 +126,31 @@ class LiveFrame:
             return None
         return value
 
+    def name_of(self, address: int) -> str | None:
+        """What this frame's code calls the object: ``lock``, ``Ledger.lock`` (of ``self``), ``POOL``; None when it has no name here.
+
+        Only names that the code itself uses are tried, so no namespace is searched and no instance dictionary made.
+        """
+        code, variables = self.frame.f_code, self._locals()
+        for name, value in variables.items():
+            if id(value) == address:
+                return name
+        owners = [(type(value).__name__ if name == "self" else name, value) for name, value in variables.items()]
+        shared = self.frame.f_globals
+        for name in code.co_names:
+            if name in shared:
+                if id(shared[name]) == address:
+                    return name
+                owners.append((name, shared[name]))
+        for owner_name, owner in owners:
+            for name in code.co_names:
+                try:
+                    if id(read_attribute(owner, name)) == address:
+                        return f"{owner_name}.{name}"
+                except Exception:
+                    continue
+        return None
+
     def references(self) -> list[LiveObject]:
         frame = self.frame
         if self.owner is None:
