@@ -37,9 +37,11 @@ class Config:
     loop_after: float = 0.5
     #: Limits by route pattern (``*`` matches within the path), seconds or None for never; the first match wins.
     routes: tuple[tuple[str, float | None], ...] = ()
-    #: Time the lifespan start-up may take. 60 s: migrations and model loading are normal at start-up.
+    #: Time the lifespan start-up may take. 60 s: migrations and model loading are normal at start-up. 4 x stall_after where only
+    #: that is given and less.
     startup_after: float | None = 60.0
     #: Time from the stop signal to the end. 20 s: under Kubernetes' 30 s grace, so that it is seen before SIGKILL.
+    #: 2 x stall_after where only that is given and less.
     shutdown_after: float | None = 20.0
     #: Where incidents are kept.
     spool: Path = dataclasses.field(default_factory=default_spool)
@@ -85,6 +87,8 @@ class Config:
         if unknown:
             raise ConfigError(f"unknown setting {', '.join(unknown)}", f"Known settings: {', '.join(sorted(known))}.")
         merged = {**from_env(os.environ if environ is None else environ), **settings}
+        if "stall_after" in merged:
+            _follow_stall_after(merged)
         # Who wants requests watched more closely wants the same of start-up and stop, unless told otherwise.
         if "stall_after" in merged:
             stall_after = _number("stall_after", merged["stall_after"])
@@ -151,6 +155,13 @@ _OPTIONAL_SECONDS = {"startup_after", "shutdown_after"}
 _FLAGS = {"pyspy", "pyspy_native", "faulthandler", "control", "console", "query_strings", "metrics_otlp"}
 _COUNTS = {"ring", "max_requests", "pyspy_per_hour"}
 _SIZES = {"spool_max_mb", "spool_max_days"}
+
+
+def _follow_stall_after(merged: dict[str, Any]) -> None:
+    """Who wants to hear of stalls early wants to hear early of a start and an end that stall, unless they say otherwise."""
+    stall_after = _number("stall_after", merged["stall_after"])
+    merged.setdefault("startup_after", min(60.0, 4 * stall_after))
+    merged.setdefault("shutdown_after", min(20.0, 2 * stall_after))
 
 
 def _checked(name: str, value: Any) -> Any:

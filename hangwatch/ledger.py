@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 from types import CodeType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from hangwatch.records import Act, Frame
+if TYPE_CHECKING:
+    from hangwatch.records import Act
 
 #: What a wrapped function appends to the ring: when, which operation, whom it was done to, by which thread, in which code at which
 #: instruction, of which task. Weak references: the ring must not keep anything alive, and an address may be used again.
@@ -183,6 +184,8 @@ class Ledger:
 
     def acts(self, since_ns: int = 0) -> tuple[Act, ...]:
         """The ring as records, oldest first; acts on what is gone are left out, as nobody can wait for that."""
+        from hangwatch.records import Act, Frame  # not at install: a service that starts needs no records
+
         found = []
         for at_ns, op, target, ident, code, instruction, task in _copy_ring(self.ring):
             subject = target()

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hangwatch.config import Config
 from hangwatch.ledger import Ledger
 from hangwatch.patching import Patcher
-from hangwatch.records import Request
+
+if TYPE_CHECKING:
+    from hangwatch.records import Request
 
 NAME = "uvicorn"
 DISTRIBUTION = "uvicorn"
@@ -180,6 +182,8 @@ def subject_id(subject: Any) -> str:
 
 def request_of(subject: Any, since_ns: int, limit_ns: int | None) -> Request:
     """What the ledger knows of one request, for the snapshot."""
+    from hangwatch.records import Request
+
     scope = getattr(subject, "scope", None)
     facts: dict[str, Any] = scope if type(scope) is dict else {}
     protocol = protocol_of(subject)
