@@ -19,6 +19,8 @@ from hangwatch.reading.remote.objects import RemoteObject
 from hangwatch.reading.view import FrameView, ObjectView
 
 _BROKEN = (Unreadable, struct.error, OverflowError)
+_U64 = struct.Struct("<Q").unpack_from
+_I32 = struct.Struct("<i").unpack_from
 _EXITS: Final = ("__exit__", "__aexit__")
 _FROM_GENERATOR: Final = ("_GeneratorContextManager", "_AsyncGeneratorContextManager")
 #: Opcode of YIELD_FROM in 3.9 and 3.10.
@@ -34,7 +36,7 @@ _STATES_315: Final = {0: CREATED, 1: SUSPENDED, 2: AWAITING, 3: AWAITING, 4: RUN
 class RemoteFrame:
     """One frame. ``state`` is CREATED, SUSPENDED or AWAITING for a coroutine that is not running, RUNNING otherwise."""
 
-    __slots__ = ("address", "code", "codes", "inside", "offset", "owner", "state")
+    __slots__ = ("_exits", "_managers", "_raw", "address", "code", "codes", "inside", "offset", "owner", "state")
 
     def __init__(self, codes: Codes, address: int, state: str, owner: int = 0) -> None:
         heap = codes.heap
@@ -47,12 +49,31 @@ class RemoteFrame:
         self.inside: tuple[int, KernelSide] | None = None
         # From 3.14 on the low bits of a stack reference say how it is counted.
         self.code: CodeInfo = codes.info(memory.u64(address + layout.frame_code) & ~7)
+        # One copy of the whole frame: what is asked of it later comes from the same moment.
+        self._raw = memory.read(address, layout.frame_locals + 8 * (len(self.code.slots) + self.code.stack_size))
+        if self._word(layout.frame_code) & ~7 != self.code.address:
+            raise Unreadable("torn frame")
         if layout.version >= (3, 11):
-            self.offset = memory.u64(address + layout.frame_instruction) - self.code.instructions
+            self.offset = self._word(layout.frame_instruction) - self.code.instructions
         else:
-            self.offset = memory.i32(address + layout.frame_lasti) * (2 if layout.version == (3, 10) else 1)
+            self.offset = self._number(layout.frame_lasti) * (2 if layout.version == (3, 10) else 1)
         if not -2 <= self.offset < 1 << 24:
             raise Unreadable("torn frame")
+        self._exits: list[tuple[int, bytes]] = []
+        self._managers = [address for address in map(self._context_manager, reversed(self._depths())) if address]
+
+    def _word(self, place: int) -> int:
+        number: int = _U64(self._raw, place)[0]
+        return number
+
+    def _number(self, place: int) -> int:
+        number: int = _I32(self._raw, place)[0]
+        return number
+
+    @property
+    def content(self) -> list[tuple[int, bytes]]:
+        """Where the frame and the exits on its stack lie, and what stood there when they were read."""
+        return [(self.address, self._raw), *self._exits]
 
     def __repr__(self) -> str:
         return f"<RemoteFrame {self.function} {self.file}:{self.line} {self.state}>"
@@ -86,7 +107,7 @@ class RemoteFrame:
     def _slot(self, place: int) -> int:
         """The object in one fast local, its cell opened; 0 when unset."""
         heap = self.codes.heap
-        address = heap.memory.u64(self.address + heap.layout.frame_locals + 8 * place) & ~3
+        address = self._word(heap.layout.frame_locals + 8 * place) & ~3
         if address and place in self.code.boxed and heap.class_of(address).name == "cell":
             return heap.memory.u64(address + heap.layout.cell_contents)
         return address
@@ -115,24 +136,22 @@ class RemoteFrame:
         heap = self.codes.heap
         if self.code.optimized:
             return 0
-        address = heap.memory.u64(self.address + heap.layout.frame_namespace)
+        address = self._word(heap.layout.frame_namespace)
         return address if address and heap.shape(heap.class_of(address)) == "dict" else 0
 
     def stack(self) -> list[int]:
         """The value stack of a frame that is not running, bottom first; 0 where an entry is no object."""
-        heap = self.codes.heap
-        memory, layout = heap.memory, heap.layout
-        base = self.address + layout.frame_locals
-        bottom = base + 8 * len(self.code.slots)
+        layout = self.codes.heap.layout
+        bottom = layout.frame_locals + 8 * len(self.code.slots)
         if layout.version == (3, 9) or layout.version >= (3, 14):
-            top = memory.u64(self.address + layout.frame_top)
+            top = self._word(layout.frame_top) - self.address
         else:
-            depth = memory.i32(self.address + layout.frame_top)
-            top = (bottom if layout.version == (3, 10) else base) + 8 * depth
+            depth = self._number(layout.frame_top)
+            top = (bottom if layout.version == (3, 10) else layout.frame_locals) + 8 * depth
         count = (top - bottom) // 8
-        if not 0 <= count <= self.code.stack_size + 2:
+        if not 0 <= count <= self.code.stack_size:
             raise Unreadable("torn stack")
-        return [_reference(word, layout.version) for word in memory.words(bottom, count)]
+        return [_reference(word, layout.version) for word in struct.unpack_from(f"<{count}Q", self._raw, bottom)]
 
     def awaited(self) -> int:
         """What an AWAITING frame delegates to."""
@@ -145,46 +164,51 @@ class RemoteFrame:
 
     def held(self) -> list[ObjectView]:
         found: list[ObjectView] = []
-        try:
-            for depth in reversed(self._depths()):
-                address = self._context_manager(depth)
-                if address:
-                    manager = RemoteObject(self.codes, address)
-                    found.append(manager)
-                    found += _held_by_generator(manager)
-        except _BROKEN:
-            pass
+        for address in self._managers:
+            manager = RemoteObject(self.codes, address)
+            found.append(manager)
+            try:
+                found += _held_by_generator(manager)
+            except _BROKEN:
+                continue
         return found
 
     def _depths(self) -> list[int]:
         """Stack depths of the blocks that are open at this instruction, innermost first."""
         if self.state == CREATED:
             return []
-        heap = self.codes.heap
-        memory, layout = heap.memory, heap.layout
+        layout = self.codes.heap.layout
         if layout.version >= (3, 11):
             return handler_depths(self.code, self.offset)
-        count = memory.i32(self.address + layout.frame_blocks)
+        count = self._number(layout.frame_blocks)
         if not 0 <= count <= 20:
             raise Unreadable("torn block stack")
-        first = self.address + layout.frame_block_stack
+        first = layout.frame_block_stack
         # PyTryBlock: type, handler, level (12 bytes)
         # A try inside a with keeps nothing on the stack: it shares the level.
-        return list(dict.fromkeys(memory.i32(first + 12 * number + 8) for number in reversed(range(count))))
+        return list(dict.fromkeys(self._number(first + 12 * number + 8) for number in reversed(range(count))))
 
     def _context_manager(self, depth: int) -> int:
         """Whose exit waits right below that depth; 0 when that block is no ``with``."""
         heap = self.codes.heap
-        bottom = self.address + heap.layout.frame_locals + 8 * len(self.code.slots)
-        if depth < 1 or depth > self.code.stack_size + 1:
+        bottom = heap.layout.frame_locals + 8 * len(self.code.slots)
+        if depth < 1 or depth > self.code.stack_size:
             return 0
-        top = _reference(heap.memory.u64(bottom + 8 * (depth - 1)), heap.layout.version)
+        top = _reference(self._word(bottom + 8 * (depth - 1)), heap.layout.version)
         if heap.layout.version < (3, 14):
-            return _owner_of_exit(heap, top) if top else 0
-        below = _reference(heap.memory.u64(bottom + 8 * (depth - 2)), heap.layout.version) if depth > 1 else 0
+            return self._entered_by(top) if top else 0
+        below = _reference(self._word(bottom + 8 * (depth - 2)), heap.layout.version) if depth > 1 else 0
         if below and top and is_exit(heap, below):
             return top
-        return _owner_of_exit(heap, top) if top else 0
+        return self._entered_by(top) if top else 0
+
+    def _entered_by(self, exit_at: int) -> int:
+        """Whose exit this bound method is; 0 when it is something else."""
+        heap = self.codes.heap
+        bound = heap.shape(heap.class_of(exit_at)) in ("method", "cfunction")
+        # Methods are small, and their memory is used again at once: part of what a second reading must agree with.
+        self._exits.append((exit_at + 8, heap.memory.read(exit_at + 8, 24 if bound else 8)))
+        return _owner_of_exit(heap, exit_at)
 
     def calling(self) -> tuple[ObjectView, str] | None:
         if self.inside is None or self.state != RUNNING:

@@ -77,6 +77,11 @@ class Heap:
         self._texts.clear()
         self._keys.clear()
 
+    def drop(self, *, small: bool = False) -> None:
+        """As `Memory.drop`; texts are kept."""
+        self.memory.drop(small=small)
+        self._keys.clear()
+
     # -- classes
 
     def class_of(self, address: int) -> ClassInfo:
@@ -212,14 +217,16 @@ class Heap:
     def set_size(self, address: int) -> int:
         return self.memory.u64(address + 24)
 
-    def set_items(self, address: int, limit: int = _MOST) -> Iterator[int]:
+    def set_items(self, address: int, limit: int = _MOST) -> list[int]:
         memory, layout = self.memory, self.layout
         mask, table = memory.u64(address + layout.set_mask), memory.u64(address + layout.set_table)
         if mask > _MOST or mask & (mask + 1):
             raise Unreadable("torn set")
         # The mark of a removed entry is the only key with hash -1.
-        keys = (key for key, digest in struct.iter_unpack("<Qq", memory.read(table, 16 * (mask + 1))) if key and digest != -1)
-        yield from itertools.islice(keys, limit)
+        keys = [key for key, digest in struct.iter_unpack("<Qq", memory.read(table, 16 * (mask + 1))) if key and digest != -1]
+        if len(keys) != self.set_size(address):
+            raise Unreadable("torn set")
+        return keys[:limit]
 
     def deque_items(self, address: int, limit: int = _MOST) -> Iterator[int]:
         memory = self.memory

@@ -61,12 +61,13 @@ class Source(Protocol):
 class Memory:
     """Typed reads over a `Source`, through a cache of pages."""
 
-    __slots__ = ("_pages", "_reparsed", "_starts", "fetched_bytes", "fetches", "regions", "source")
+    __slots__ = ("_block", "_pages", "_reparsed", "_starts", "fetched_bytes", "fetches", "regions", "source")
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.fetches = 0
         self.fetched_bytes = 0
+        self._block = _BLOCK_PAGES
         self._pages: dict[int, tuple[bytes, int]] = {}
         self.regions: list[Region] = []
         self._starts: list[int] = []
@@ -75,9 +76,14 @@ class Memory:
 
     def forget(self) -> None:
         """Drops what was read and looks up the mappings anew."""
-        self._pages.clear()
+        self.drop()
         self._reparsed = 0
         self._map()
+
+    def drop(self, *, small: bool = False) -> None:
+        """Drops what was read, keeps the mappings. ``small``: read single pages from now on, for what is about to change again."""
+        self._pages.clear()
+        self._block = 1 if small else _BLOCK_PAGES
 
     def _map(self) -> None:
         self.regions = self.source.regions()
@@ -99,9 +105,9 @@ class Memory:
             region = self.region_of(address)
         if region is None:
             raise Unreadable(f"{address:#x} is not mapped")
-        first = page - page % _BLOCK_PAGES
+        first = page - page % self._block
         start = max(first * PAGE, region.start)
-        end = min((first + _BLOCK_PAGES) * PAGE, region.end)
+        end = min((first + self._block) * PAGE, region.end)
         data = self._fetch(start, end - start)
         if data is None:
             start, end = address, address + PAGE

@@ -231,9 +231,12 @@ def weak_members(heap: Heap, address: int, limit: int = 1 << 22) -> list[int]:
     data = heap.attribute(address, "data")
     found = []
     for reference in heap.set_items(data, limit) if data else ():
-        target = heap.memory.u64(reference + heap.layout.weakref_target)
-        if target and heap.shape(heap.class_of(target)) != "none":
-            found.append(target)
+        try:
+            target = heap.memory.u64(reference + heap.layout.weakref_target)
+            if target and heap.shape(heap.class_of(target)) != "none":
+                found.append(target)
+        except _BROKEN:
+            continue  # it died while the set was read
     return found
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from hangwatch.errors import CannotLook
 from hangwatch.reading.remote import installed, layouts
@@ -26,7 +27,9 @@ from hangwatch.reading.view import LoopView, ObjectView, TaskView, ThreadView
 
 _BROKEN = (Unreadable, struct.error, OverflowError)
 #: Readings of one part before it is given up as moving.
-_ATTEMPTS = 6
+_ATTEMPTS = 12
+_PART_ATTEMPTS = 60
+_T = TypeVar("_T")
 
 
 class RemoteReader:
@@ -101,18 +104,22 @@ class RemoteReader:
     # -- one look
 
     def _read(self) -> None:
-        """Threads, then tasks with their chains, until a reading holds together."""
+        """Threads, then tasks with their chains; each part until a reading of it holds together."""
+        before = self.side.activity()
+        inside = frozenset(self.side.outside_ids())
+        threads = self._steadily(lambda: thread_states(self.codes, self.roots, inside))
+        addresses = self._steadily(lambda: self._table.addresses(threads))
+        running = self._steadily(lambda: self._table.running(threads))
+        tasks = self._chains(addresses, running, threads)
+        self._threads, self._tasks = threads, self._settle(tasks, threads, before)
+        self._note_threads(threads)
+
+    def _steadily(self, part: Callable[[], _T]) -> _T:
+        """What ``part`` reads, from fresh memory again as long as it comes out torn."""
         problem = ""
-        for _ in range(_ATTEMPTS):
+        for _ in range(_PART_ATTEMPTS):
             try:
-                before = self.side.activity()
-                threads = thread_states(self.codes, self.roots, frozenset(self.side.outside_ids()))
-                addresses = self._table.addresses(threads)
-                running = self._table.running(threads)
-                tasks = self._chains(addresses, running, threads)
-                self._threads, self._tasks = threads, self._settle(tasks, threads, before)
-                self._note_threads(threads)
-                return
+                return part()
             except _BROKEN as error:
                 problem = str(error)
                 self._forget()
@@ -140,32 +147,34 @@ class RemoteReader:
         return tasks
 
     def _settle(self, tasks: list[RemoteTask], threads: list[ThreadState], before: object) -> list[RemoteTask]:
-        """Reads those again that changed while the others were read."""
+        """Reads those again, one by one, that changed while the others were read."""
         moving = [task for task in tasks if task.moving]
         if before is not None and before == self.side.activity() and not moving:
             return tasks  # nothing in the target ran meanwhile
-        for _ in range(_ATTEMPTS):
-            suspects = [task for task in tasks if task.moving or not task.running]
-            moving = [task for task, agrees in zip(suspects, still_true(self.memory, suspects), strict=True) if task.moving or not agrees]
-            if not moving:
-                break
-            self._forget()
-            gone = {id(task) for task in moving if not self._again(task, threads)}
-            tasks = [task for task in tasks if id(task) not in gone]
-        else:
-            still = sum(task.moving for task in tasks) or len(moving)
+        suspects = [task for task in tasks if task.moving or not task.running]
+        moving = [task for task, agrees in zip(suspects, still_true(self.memory, suspects), strict=True) if task.moving or not agrees]
+        gone = {id(task) for task in moving if not self._again(task, threads)}
+        still = sum(task.moving for task in moving)
+        if still:
             self.gaps.append(f"{still} task(s) ran while they were read: what is shown of them is of different moments")
-        return tasks
+        if moving:
+            self.heap.drop()
+        return [task for task in tasks if id(task) not in gone]
 
     def _again(self, task: RemoteTask, threads: list[ThreadState]) -> bool:
-        """Reads one task anew; False when it is done by now."""
-        try:
-            task.moving = False
-            if not task.pending():
-                return False
-            task.read(threads)
-        except _BROKEN:
+        """Reads one task until the next moment agrees; False when it is done by now."""
+        for _ in range(_ATTEMPTS):
+            self.heap.drop(small=True)
             task.moving = True
+            try:
+                if not task.pending():
+                    return False
+                task.read(threads)
+                if task.running or still_true(self.memory, [task])[0]:
+                    task.moving = False
+                    return True
+            except _BROKEN:
+                continue
         return True
 
     def tasks(self) -> list[RemoteTask]:

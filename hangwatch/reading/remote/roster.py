@@ -177,13 +177,18 @@ class TaskTable:
         memory, lists = self._heap.memory, self._lists
         heads = [self._roots.interpreter + lists["interp.tasks_head"]]
         heads += [thread.address + lists["thread.tasks_head"] for thread in threads]
+        heads = [head for head in heads if memory.u64(head)]  # a thread that never ran asyncio has an empty, unset list
         found: list[int] = []
         for head in heads:
             node = memory.u64(head)
             seen: set[int] = set()
-            while node and node != head and node not in seen and len(found) < _MOST_TASKS:
+            while node != head and len(found) < _MOST_TASKS:
+                task = node - lists["task.node"]
+                # A task that ends is taken out of the list: its links then lead nowhere, and what comes behind it would be missed.
+                if not node or node in seen or not self._is_task(task):
+                    raise Unreadable("torn list of tasks")
                 seen.add(node)
-                found.append(node - lists["task.node"])
+                found.append(task)
                 node = memory.u64(node)
         return found
 

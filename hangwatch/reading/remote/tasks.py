@@ -56,21 +56,19 @@ class RemoteTask:
         self._marks = list(self._mark())
 
     def _mark(self) -> Iterator[tuple[int, bytes]]:
-        """Address and content of the words that change when the task goes on: what it awaits, where each frame stands."""
+        """Address and content of what changes when the task goes on: what it awaits, its frames with their stacks."""
         heap = self._codes.heap
         memory, layout = heap.memory, heap.layout
-        places = []
         if heap.shape(heap.class_of(self._id)) == "task":
-            places += [(self._id + layout.task_waiter, 8), (self._id + layout.future_state, 4)]
+            for address, length in ((self._id + layout.task_waiter, 8), (self._id + layout.future_state, 4)):
+                yield address, memory.read(address, length)
         for frame in self._frames:
-            if not frame.owner or frame.state == RUNNING:
-                continue
-            if layout.version >= (3, 11):
-                places += [(frame.address + layout.frame_instruction, 8), (frame.owner + layout.generator_state, 1)]
-            else:
-                places.append((frame.address + layout.frame_lasti, 4))
-        for address, length in places:
-            yield address, memory.read(address, length)
+            if frame.owner and frame.state != RUNNING:
+                yield from frame.content
+                if layout.version >= (3, 11):
+                    yield frame.owner + layout.generator_state, memory.read(frame.owner + layout.generator_state, 1)
+                else:
+                    yield frame.owner + layout.generator_frame, memory.read(frame.owner + layout.generator_frame, 8)
 
     @property
     def marks(self) -> list[tuple[int, bytes]]:
