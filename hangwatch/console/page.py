@@ -19,7 +19,7 @@ from hangwatch.console.excerpt import excerpt
 from hangwatch.console.markup import Element, add, el, html
 from hangwatch.console.picture import picture
 from hangwatch.console.render import affected, bug_notes, length, moment, the_request
-from hangwatch.console.stacks import Group, groups, header, involved_ids, request_names, short_path
+from hangwatch.console.stacks import Group, groups, header, involved_ids, is_own, request_names, short_path
 from hangwatch.records import Evidence, Frame, Incident, Signature, Task, Thread
 from hangwatch.rules.frames import is_application
 
@@ -62,7 +62,7 @@ def _body(incident: Incident) -> Element:
         ("others", "Also seen", _list(f"{f.cause} ({f.confidence}): {f.title}" for f in incident.findings[1:])),
         ("affected", "Affected", _list(affected(incident))),
         ("tasks", f"Tasks ({len(incident.snapshot.tasks)})", _stacks(tasks, request_names(incident))),
-        ("threads", f"Threads ({len(incident.snapshot.threads)})", _stacks(threads, {})),
+        ("threads", f"Threads ({sum(not is_own(t) for t in incident.snapshot.threads)})", _stacks(threads, {})),
         ("evidence", "Evidence", _evidence(incident.evidence)),
         ("gaps", "Not seen", _list(_gaps(incident))),
     ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from hangwatch.console.drawing import drawn
 from hangwatch.console.excerpt import excerpt
 from hangwatch.console.picture import picture
-from hangwatch.console.stacks import short_path, task_lines, thread_lines
+from hangwatch.console.stacks import is_own, short_path, task_lines, thread_lines
 from hangwatch.console.style import Paint, columns, cut, cut_path, plain, safe, wrap
 from hangwatch.graph import WaitGraph
 from hangwatch.records import Connection, Finding, Frame, Incident, Request, Signature
@@ -41,7 +41,7 @@ def incident_lines(incident: Incident, width: int = 100, paint: Paint = plain, *
         ("Also seen", lambda: _bullets((f"{f.cause} ({f.confidence}): {f.title}" for f in incident.findings[1:]), width, "  · ")),
         ("Affected", lambda: _bullets(affected(incident), width)),
         (f"Tasks ({len(incident.snapshot.tasks)})", lambda: task_lines(incident, width, paint, everything)),
-        (f"Threads ({len(incident.snapshot.threads)})", lambda: thread_lines(incident, width, paint, everything)),
+        (f"Threads ({sum(not is_own(t) for t in incident.snapshot.threads)})", lambda: thread_lines(incident, width, paint, everything)),
         ("Evidence", lambda: _evidence(incident, width, paint)),
         ("Not seen", lambda: _gaps(incident, width)),
     )

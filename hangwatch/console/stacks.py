@@ -30,7 +30,7 @@ def groups(owners: Iterable[Task | Thread], involved: Sequence[str]) -> list[Gro
     rank = {any_id: at for at, any_id in enumerate(involved)}
     found: dict[tuple[object, ...], list[Task | Thread]] = {}
     for owner in owners:
-        if not (isinstance(owner, Thread) and owner.name.startswith(OWN_THREADS)):
+        if not is_own(owner):
             state = owner.state if isinstance(owner, Task) else ""
             found.setdefault((tuple(shown(owner.frames)), state), []).append(owner)
     made = []
@@ -38,6 +38,11 @@ def groups(owners: Iterable[Task | Thread], involved: Sequence[str]) -> list[Gro
         members.sort(key=lambda owner: rank.get(owner.id, len(rank)))
         made.append(Group(tuple(members), tuple(shown(members[0].frames)), members[0].id in rank))
     return sorted(made, key=lambda g: (rank.get(g.owners[0].id, len(rank)), -len(g.owners)))
+
+
+def is_own(owner: Task | Thread) -> bool:
+    """A thread of the agent's: no part of the service."""
+    return isinstance(owner, Thread) and owner.name.startswith(OWN_THREADS)
 
 
 def involved_ids(incident: Incident) -> tuple[str, ...]:
