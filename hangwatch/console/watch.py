@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -59,7 +60,7 @@ def command(
 
     if not (names or everything or containers):
         raise click.UsageError("whom? hangwatch watch PID, hangwatch watch :8000, or hangwatch watch --all")
-    given = {"spool": Path(spool).expanduser() if spool else None, "otlp": otlp, "loop_after": loop_after, "stall_after": stall_after}
+    given: dict[str, Any] = {"spool": Path(spool).expanduser() if spool else None, "otlp": otlp, "loop_after": loop_after, "stall_after": stall_after}
     config = Config.make(**{name: value for name, value in given.items() if value is not None})
     found: list[str] = []
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from hangwatch.kernel import callclasses, offsets, rows
 from hangwatch.kernel.bpf import BadObject, BpfError, Collector, Ring, load_object
+from hangwatch.kernel.rows import LoopEnded, LoopRow
 
 #: The number of the kernel's first pid namespace (PROC_PID_INIT_INO in include/linux/proc_ns.h).
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC
@@ -168,7 +169,7 @@ class LoopTime(Collecting):
         with contextlib.suppress(BpfError):
             self.maps["known"].put(callclasses.key(tid), rows.KNOWN.pack(epoll_fd, 0, seen_at_ns))
 
-    def rows(self) -> Iterator[rows.LoopRow]:
+    def rows(self) -> Iterator[LoopRow]:
         """Every thread with an event loop that has been seen."""
         for _, values, count in self.maps["threads"].batches():
             for place in range(count):
@@ -181,7 +182,7 @@ class LoopTime(Collecting):
                 self.maps["threads"].drop(key)
         self.maps["known"].drop(callclasses.key(tid))
 
-    def ended(self) -> list[rows.LoopEnded]:
+    def ended(self) -> list[LoopEnded]:
         """Turns that ended after more than the limit, since the last call."""
         return [rows.loop_ended(raw) for raw in self._ring.read()]
 

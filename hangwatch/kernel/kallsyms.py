@@ -16,14 +16,19 @@ _known: dict[int, str] = {}
 
 
 def names(addresses: tuple[int, ...]) -> tuple[str, ...]:
-    """One name for each address; () when there is nothing to name them by. The first time takes some 50 ms."""
+    """A name for each address from where the thread went to sleep outward; () when there is nothing to name them by. The first time takes some 50 ms."""
     missing = sorted({address for address in addresses if address not in _known})
     if missing:
         if len(_known) > _MAX_KNOWN:
             _known.clear()
             missing = sorted(set(addresses))
         _known.update(_search(missing))
-    return tuple(_known.get(address, hex(address)) for address in addresses) if any(a in _known for a in addresses) else ()
+    found = [_known.get(address, hex(address)) for address in addresses] if any(a in _known for a in addresses) else []
+    # The innermost are our own program and the scheduler that called it.
+    begin = next((place + 1 for place, name in enumerate(found) if name in ("schedule", "__schedule")), 0)
+    while begin < len(found) and found[begin] in ("schedule", "__schedule"):
+        begin += 1
+    return tuple(found[begin:])
 
 
 def _search(wanted: list[int]) -> dict[int, str]:

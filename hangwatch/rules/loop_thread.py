@@ -189,6 +189,11 @@ def _gil(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...
             return Doing(loop, thread, frames, "native", (kept.text,))
         owner_thread = next((t for t in case.snapshot.threads if t.native_id == kept.data["owner"]), None)
         return Doing(loop, thread, frames, "gil", (kept.text,), owner_thread.frames if owner_thread else (), sure=owner_thread is not None)
+    if thread is not None and waits_for_gil(case, thread.id):
+        seen = _witness(case, "ebpf", thread) or {}
+        fact = f"The kernel saw its thread wait {seen['gil_ms']:.0f} of {seen['busy_ms']:.0f} ms for the GIL."
+        owner, stack = _gil_owner(case, thread, ())
+        return Doing(loop, thread, frames, "gil", (fact, f"It is {owner} that has it." if owner else ""), stack, sure=bool(stack))
     watchdog = case.of_tool("watchdog")
     late_ms = float((watchdog.data.get("late_ms") if watchdog else None) or 0)
     if late_ms * 1e6 < max(case.stall.limit_ns // 2, 200_000_000):
@@ -198,6 +203,13 @@ def _gil(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...
     if owner == "loop":
         return Doing(loop, thread, frames, "native", (*facts, "The loop's own thread has it."))
     return Doing(loop, thread, frames, "gil", (*facts, f"It is {owner} that was inside native code." if owner else ""), stack, sure=bool(stack))
+
+
+def waits_for_gil(case: Case, waiter_id: str) -> bool:
+    """The kernel's programs saw this thread sleep for the GIL most of the time that it has been away from its loop."""
+    thread = case.graph.threads.get(waiter_id)
+    seen = _witness(case, "ebpf", thread) if thread is not None else None
+    return seen is not None and (seen.get("gil_ms") or 0) > (seen.get("busy_ms") or 0) / 2
 
 
 def _gil_owner(case: Case, loop_thread: Thread | None, frames: tuple[Frame, ...]) -> tuple[str, tuple[Frame, ...]]:
@@ -294,4 +306,7 @@ def _starved(case: Case, thread: Thread | None) -> list[str]:
     waited = _witness(case, "process", thread)
     if said and waited and (waited.get("delay_ms") or 0) >= 1000 * STARVED_WAIT * float(said.data.get("window_s") or 1):
         facts.append(f"Its thread was ready to run but waited {waited['delay_ms']:.0f} ms of {float(said.data['window_s']) * 1e3:.0f} ms for a CPU.")
+    seen = _witness(case, "ebpf", thread)
+    if seen and (seen.get("delay_ms") or 0) > STARVED_WAIT * (seen.get("busy_ms") or 0) > 0:
+        facts.append(f"The kernel kept it waiting for a CPU for {seen['delay_ms']:.0f} of the {seen['busy_ms']:.0f} ms since it left its loop.")
     return facts

@@ -8,6 +8,7 @@ from hangwatch.records import Finding, Primitive
 from hangwatch.rules.base import Case
 from hangwatch.rules.events import loop_runs, ready_twice, told, wakeup_lies_there
 from hangwatch.rules.frames import pick, waits_in, where
+from hangwatch.rules.loop_thread import waits_for_gil
 from hangwatch.rules.words import because, primitive_name, state_sentence, waiters_name, waits_sentence
 
 #: Not: what another thread or task hands over (`foreign_thread`, `never_set` know more of it), and timers.
@@ -26,7 +27,10 @@ def check(case: Case) -> Iterator[Finding]:
 
 def _is_parked(case: Case, waiter_id: str) -> bool:
     task = case.graph.tasks.get(waiter_id)
-    return task is None or task.state == "parked"
+    if task is None:
+        # A thread that was woken and needs the GIL to go on looks the same; then the GIL is what it waits for.
+        return case.of_tool("gil") is None and not waits_for_gil(case, waiter_id)
+    return task.state == "parked"
 
 
 def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...]) -> Finding:

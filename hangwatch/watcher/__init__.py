@@ -143,8 +143,7 @@ class Watcher:
             worker = self.roster.workers.get(stall.pid)
             if worker is not None and stall.tid not in worker.not_loops:
                 self._offer(worker, stall)
-        for ended in self.loops.ended():
-            self._close(lambda entry, row=ended.row: entry.stall is not None and (entry.stall.pid, entry.stall.tid) == (row.pid, row.tid))
+        self.loops.ended()
         self._close(lambda entry: entry.stall is not None and not self._is_away(entry.stall))
 
     def _is_away(self, stall: LoopStall) -> bool:

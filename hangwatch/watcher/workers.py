@@ -59,12 +59,12 @@ class Roster:
             identity = _identity(pid)
             if pid in self.workers or not identity or self._seen.get(pid) == identity:
                 continue
-            worker = _worker(pid, identity)
-            if worker is None:
+            found = _worker(pid, identity)
+            if found is None:
                 self._seen[pid] = identity
             else:
-                self.workers[pid] = worker
-                came.append(worker)
+                self.workers[pid] = found
+                came.append(found)
         if len(self._seen) > 65536:
             self._seen.clear()
         return came, gone

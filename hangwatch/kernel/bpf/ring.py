@@ -32,7 +32,7 @@ class Ring:
     def read(self, timeout_s: float = 0.0) -> list[bytes]:
         """What has arrived; waits that long for the first."""
         self._poll.poll(int(timeout_s * 1e3))
-        found = []
+        found: list[bytes] = []
         position = self._position.value
         while True:
             (end,) = struct.unpack_from("<Q", self._data, 0)
