@@ -5,7 +5,8 @@
 # make corpus the real hangs: how many are explained
 # Each sets up what it needs in .venv; nothing is installed elsewhere.
 
-PYTHON ?= $(shell command -v python3.13 python3.12 python3.11 python3.10 python3 2>/dev/null | while read p; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 
