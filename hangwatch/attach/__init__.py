@@ -8,10 +8,12 @@ what hangs; then the same rules as in the agent.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hangwatch import evidence
@@ -54,18 +56,57 @@ def look(
     ``native``: py-spy shows native frames too (it stops the target for some 30 to 70 ms). ``captures`` names the evidence
     to collect meanwhile. An incident without findings means that nothing stands still that should move.
     """
-    reader = reader or open_reader(pid)
+    with _without_collector():
+        return _look(reader or open_reader(pid), native, tuple(captures), apart_s, service or service_name(pid))
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """A look makes very many small objects that all stay: the collector would walk them again and again, and find nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _look(reader: RemoteReader, native: bool, captures: tuple[str, ...], apart_s: float, service: str) -> Incident:
+    pid = reader.pid
     began = time.monotonic()
-    earlier, gil, turns = take(reader), reader.gil(), reader.turns()
-    wanted = (*captures, "py-spy") if native else tuple(captures)
+    earlier, gil, turns = settled(take(reader), reader), reader.gil(), reader.turns()
+    wanted = (*captures, "py-spy") if native else captures
     collected = evidence.collect(Target(pid, native=native, loop_native_ids=reader.loop_native_ids()), wanted) if wanted else ()
     time.sleep(max(0.0, apart_s - (time.monotonic() - began)))
     reader.refresh()
-    now = take(reader)
+    now = settled(take(reader), reader)
     kept = gil_evidence(reader, gil, (now.at_ns - earlier.at_ns) / 1e6)
     turned = frozenset(loop for loop, turn in reader.turns().items() if turn is not None and turns.get(loop) not in (None, turn))
     stall = stall_between(earlier, now, turned, bool(kept))
-    return conclude(stall, earlier, now, (*collected, *kept), service or service_name(pid))
+    return conclude(stall, earlier, now, (*collected, *kept), service)
+
+
+def settled(seen: Snapshot, reader: RemoteReader) -> Snapshot:
+    """The snapshot without what it says of tasks that went on while it was made.
+
+    A task parked on a lock and that lock free, read a moment apart, are no contradiction: nothing is concluded of them.
+    """
+    moved = {f"task:{task:x}" for task in reader.moved()}
+    if not moved:
+        return seen
+    shaken = {task.waits_on for task in seen.tasks if task.id in moved}
+    return dataclasses.replace(
+        seen,
+        tasks=tuple(dataclasses.replace(task, state="ready", waits_on=None) if task.id in moved else task for task in seen.tasks),
+        waits=tuple(wait for wait in seen.waits if wait.task_id not in moved),
+        primitives=tuple(
+            dataclasses.replace(primitive, ready=None, waiters=tuple(waiter for waiter in primitive.waiters if waiter not in moved))
+            if primitive.id in shaken else primitive
+            for primitive in seen.primitives
+        ),
+        gaps=(*seen.gaps, f"{len(moved)} task(s) went on while they were looked at: what they wait for is left out."),
+    )  # fmt: skip
 
 
 def gil_evidence(reader: RemoteReader, before: tuple[int | None, int] | None, apart_ms: float) -> tuple[Evidence, ...]:

@@ -38,6 +38,9 @@ _SHAPES: Final = {
 _OBJECT_MEMBERS: Final = (6, 16)
 _MEMBER = struct.Struct("<QiiqiiQ")  # name, type, offset, flags, doc: 40 bytes
 
+#: ``PyTypeObject.tp_descr_get``: what a class has whose instances compute values (a property, a function).
+_DESCR_GET: Final = 272
+
 #: No container that is looked at is longer; a larger number is a torn read.
 _MOST: Final = 1 << 22
 _DEQUE_BLOCK: Final = 64
@@ -69,18 +72,21 @@ class Heap:
         self.layout = layout
         self._classes: dict[int, ClassInfo] = {}
         self._texts: dict[int, str] = {}
-        self._keys: dict[tuple[int, int], dict[str, int]] = {}
+        self._keys: dict[int, dict[str, int]] = {}
+        self._of_class: dict[tuple[int, str], int] = {}
 
     def forget(self) -> None:
         """Drops what may have changed; classes stay, they do not move while objects of them live."""
         self.memory.forget()
         self._texts.clear()
         self._keys.clear()
+        self._of_class.clear()
 
     def drop(self, *, small: bool = False) -> None:
         """As `Memory.drop`; texts are kept."""
         self.memory.drop(small=small)
         self._keys.clear()
+        self._of_class.clear()
 
     # -- classes
 
@@ -315,14 +321,14 @@ class Heap:
 
     def _key_places(self, keys: int) -> dict[str, int]:
         """Position of each str key. Remembered: instances of one class share their keys."""
-        first, count, general = self._keys_header(keys)
-        known = self._keys.get((keys, count))
+        known = self._keys.get(keys)
         if known is None:
             known = {}
+            first, count, general = self._keys_header(keys)
             for place, (key, _) in enumerate(self._raw_entries(first, count, general)):
                 if key and self.class_of(key).kind & STR:
                     known[self.text(key)] = place
-            self._keys[(keys, count)] = known
+            self._keys[keys] = known
         return known
 
     # -- instances
@@ -339,6 +345,20 @@ class Heap:
         if values:
             place = self._key_places(keys).get(name)
             return self.memory.u64(values + 8 * place) if place is not None else 0
+        return 0
+
+    def class_attribute(self, info: ClassInfo, name: str) -> int:
+        """A plain value that the class holds for all its instances; what computes something (a property) does not count."""
+        known = self._of_class.get((info.address, name))
+        if known is None:
+            known = self._of_class[(info.address, name)] = self._find_class_attribute(info, name)
+        return known
+
+    def _find_class_attribute(self, info: ClassInfo, name: str) -> int:
+        for cls in info.mro:
+            found = self.find_in_dict(self.memory.u64(cls + self.layout.tp_dict), name)
+            if found:
+                return 0 if self.memory.u64(self.memory.u64(found + 8) + _DESCR_GET) else found
         return 0
 
     def attributes(self, address: int) -> dict[str, int]:

@@ -14,8 +14,6 @@ from hangwatch.records import Plain
 
 _BROKEN = (Unreadable, struct.error, OverflowError)
 _TEXT_LIMIT: Final = 4096
-#: ``PyTypeObject.tp_descr_get``: what a class has that computes values (a property, a function).
-_DESCR_GET: Final = 272
 
 
 class Constant:
@@ -133,19 +131,10 @@ class RemoteObject:
                     return found
             if name == "__dict__":
                 return field(self.codes, held) if (held := heap.instance_dict(self._id, info)[0]) else None
-            address = heap.attribute(self._id, name) or self._class_attribute(info.mro, name)
+            address = heap.attribute(self._id, name) or heap.class_attribute(info, name)
         except _BROKEN:
             return None
         return RemoteObject(self.codes, address) if address else None
-
-    def _class_attribute(self, mro: tuple[int, ...], name: str) -> int:
-        """A plain value that the class holds for all its instances; what computes something (a property) does not count."""
-        heap = self.codes.heap
-        for cls in mro:
-            found = heap.find_in_dict(heap.memory.u64(cls + heap.layout.tp_dict), name)
-            if found:
-                return 0 if heap.memory.u64(heap.memory.u64(found + 8) + _DESCR_GET) else found
-        return 0
 
     def neighbours(self) -> frozenset[int]:
         heap = self.codes.heap
