@@ -294,8 +294,8 @@ def _runs(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ..
     facts = [f"Its thread used {share * 100:.0f} % of a CPU between two looks."] if share is not None else []
     if not frames:
         return None
-    busy = _is_busy(case, thread)
-    return Doing(loop, thread, frames, "cpu", tuple(facts), sure=busy is not False)
+    sure = share >= STARVED_SHARE if share is not None else _is_busy(case, thread) is not False
+    return Doing(loop, thread, frames, "cpu", tuple(facts), sure=sure)
 
 
 def _starved(case: Case, thread: Thread | None) -> list[str]:

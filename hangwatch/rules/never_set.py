@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from hangwatch.records import Finding, Frame, Primitive
 from hangwatch.rules.base import Case
 from hangwatch.rules.events import loop_runs, told, wakeup_lies_there
-from hangwatch.rules.frames import is_installed, is_standard, pick, waits_in, where
+from hangwatch.rules.frames import is_installed, is_standard, pick, place, waits_in, where
+from hangwatch.rules.source import bare_nexts
 from hangwatch.rules.words import because, primitive_name, state_sentence, waiters_name, waits_sentence
 
 _KINDS = (
@@ -57,6 +58,8 @@ def submitted(primitive: Primitive) -> Frame | None:
 def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...], dead_ends: list[str]) -> Finding:
     graph = case.graph
     nobody = case.setters(primitive) == ()
+    job = submitted(primitive)
+    escapes = bare_nexts(job) if job is not None and dead_ends and primitive.kind == "job" else []
     why = "that nobody is left to end" if nobody or not dead_ends else "that will not come"
     return Finding(
         cause="never-set",
@@ -65,10 +68,11 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...], dead_en
             [waits_sentence(case, w, primitive) + "." for w in waiters[:4]],
             state_sentence(primitive),
             dead_ends,
+            [f"{place(frame)} calls next() without a default: a StopIteration cannot be handed over." for frame in escapes[:2]],
             "No live task or thread refers to it but those who wait." if nobody else "",
             told(case, primitive),
         ),
-        culprit=pick([submitted(primitive)], where(graph, waiters), waits_in(graph, waiters[:2]), where(graph, waiters, depth=3)),
+        culprit=pick(escapes[:2], [job], where(graph, waiters), waits_in(graph, waiters[:2]), where(graph, waiters, depth=3)),
         subjects=(*waiters[:20], primitive.id),
         confidence=_confidence(case, primitive, waiters, dead_ends),
         advice=_advice(primitive),

@@ -14,6 +14,8 @@ from hangwatch.records import Frame
 
 #: A file above this is generated; parsing it would cost more than it tells.
 MAX_BYTES = 1_000_000
+#: Functions of one file followed from call to call.
+MAX_CALLED = 50
 
 
 @lru_cache(maxsize=64)
@@ -60,6 +62,25 @@ def calls_in(frame: Frame) -> frozenset[str]:
             target = node.func
             names.add(target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", ""))
     return frozenset(names - {""})
+
+
+def bare_nexts(frame: Frame) -> list[Frame]:
+    """Where the frame's function, or one of the same file that it calls, calls next() without a default: where StopIteration gets out."""
+    _, tree = _read(frame.file)
+    functions = {n.name: n for n in (ast.walk(tree) if tree is not None else ()) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    queue, seen, found = [frame.function.split(".")[-1]], set(), []
+    while queue and len(seen) < MAX_CALLED:
+        name = queue.pop(0)
+        if name in seen or name not in functions:
+            continue
+        seen.add(name)
+        for node in ast.walk(functions[name]):
+            if isinstance(node, ast.Call):
+                called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                queue.append(called)
+                if called == "next" and isinstance(node.func, ast.Name) and len(node.args) == 1:
+                    found.append(Frame(frame.file, node.lineno, name))
+    return found
 
 
 def catches_cancel(frame: Frame) -> int | None:

@@ -29,6 +29,14 @@ def test_the_job_is_done_and_its_result_went_nowhere():
     assert [frame.function for frame in finding.culprit[:2]] == ["header_of", "inspect"]
 
 
+def test_where_a_stop_iteration_gets_out(tmp_path):
+    file = tmp_path / "rooms.py"
+    file.write_text("def smallest(rooms):\n    return next(r for r in rooms if r)\n\ndef find(n):\n    a = next(iter(n), None)\n    return smallest(n)\n")
+    scene = waiting("job", ["app.py:inspect:21"], ready=True, state={"file": str(file), "function": "find", "line": 4, "job_done": True})
+    (finding,) = never_set.check(scene.case())
+    assert [(frame.function, frame.line) for frame in finding.culprit[:2]] == [("smallest", 2), ("find", 4)]
+
+
 def test_the_pool_has_no_threads_here():
     (finding,) = never_set.check(waiting("job", state={"queued": True, "dead_threads": 2}, ready=False).case())
     assert finding.confidence == "likely"
