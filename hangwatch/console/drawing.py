@@ -24,7 +24,7 @@ def drawn(picture: Picture, width: int, paint: Paint) -> Iterator[str]:
         below = "│   " if inside else "    "
         yield from _node(rail, below, node, width, paint)
         yield from (_pad() + paint(below, "bad" if inside else "dim") + line for line in _besides(picture, node, width, paint))
-        yield from _arrow(picture, at, below, inside, paint)
+        yield from _arrow(picture, at, below, inside, width, paint)
 
 
 def _pad() -> str:
@@ -47,7 +47,7 @@ def _node(rail: str, below: str, node: Node, width: int, paint: Paint) -> Iterat
         yield _pad() + paint(below, red) + paint(cut(f"│ {said}", room), "dim")
 
 
-def _arrow(picture: Picture, at: int, below: str, inside: bool, paint: Paint) -> Iterator[str]:
+def _arrow(picture: Picture, at: int, below: str, inside: bool, width: int, paint: Paint) -> Iterator[str]:
     """From this node to the next, or back to where the circle began."""
     here = picture.path[at]
     last = at + 1 == len(picture.path)
@@ -55,7 +55,10 @@ def _arrow(picture: Picture, at: int, below: str, inside: bool, paint: Paint) ->
     if edge is None:
         return
     if edge.back:
-        yield _pad() + paint("└───╯ " + edge.label, "bad") + paint("  (and so it goes round: nobody can go on)", "dim")
+        words = "└───╯ " + edge.label
+        yield (
+            _pad() + paint(words, "bad") + paint(cut("  (and so it goes round: nobody can go on)", width - _MARGIN - columns(words)), "dim")
+        )
         return
     lead = _pad() + paint(below, "bad" if inside else "dim")
     if edge.end == "end":
@@ -68,7 +71,7 @@ def _arrow(picture: Picture, at: int, below: str, inside: bool, paint: Paint) ->
 def _besides(picture: Picture, node: Node, width: int, paint: Paint) -> Iterator[str]:
     """Who else waits for this, or also has it: equals told once."""
     for arrow, (one, many), others in (
-        ("◀── ", ("also waits", "also wait"), [e.start for e in picture.edges if e.end == node.id]),
+        ("◀── ", ("also waits", "wait"), [e.start for e in picture.edges if e.end == node.id]),
         ("──▶ ", ("has it too", "have it too"), [e.end for e in picture.edges if e.start == node.id]),
     ):
         beside = [picture.nodes[other] for other in others if not picture.nodes[other].stuck]
@@ -76,7 +79,6 @@ def _besides(picture: Picture, node: Node, width: int, paint: Paint) -> Iterator
             continue
         more = picture.more.get(node.id, 0) if arrow.startswith("◀") else 0
         counts = Counter(safe(other.title) + (f" in {safe(other.place)}" if other.place else "") for other in beside)
-        names = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items()) + (
-            f" and {more} more" if more else ""
-        )
-        yield paint(cut(f"  {arrow}{one if len(beside) + more == 1 else many}: {names}", width - _MARGIN - 4), "dim")
+        names = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items()) + (", …" if more else "")
+        many_words = f"{len(beside) + more} more {many}"
+        yield paint(cut(f"  {arrow}{one if len(beside) + more == 1 else many_words}: {names}", width - _MARGIN - 4), "dim")

@@ -16,7 +16,7 @@ from string import Template
 from hangwatch import __version__
 from hangwatch.console import svg
 from hangwatch.console.excerpt import excerpt
-from hangwatch.console.markup import Element, add, el, html
+from hangwatch.console.markup import Element, add, clean, el, html
 from hangwatch.console.picture import picture
 from hangwatch.console.render import affected, bug_notes, length, moment, the_request
 from hangwatch.console.stacks import Group, groups, header, involved_ids, is_own, request_names, short_path
@@ -33,7 +33,7 @@ def page(incident: Incident) -> str:
     style, script = _file("page.css"), _file("page.js")
     title = incident.findings[0].title if incident.findings else "past its limit, no cause found"
     return Template(_file("page.html")).substitute(
-        title=escape(f"{incident.service or incident.id}: {title}"),
+        title=escape(clean(f"{incident.service or incident.id}: {title}")),
         style=style,
         script=script,
         style_hash=_hash(style),

@@ -63,7 +63,7 @@ class Picture:
 
 
 def picture(incident: Incident) -> Picture:
-    """Never empty as long as the incident names a subject."""
+    """Empty when nothing that the incident is about was seen."""
     return _Drawer(incident).draw()
 
 
@@ -104,9 +104,7 @@ class _Drawer:
         named = [self.incident.stall.subject_id, *(self.incident.findings[0].subjects[:8] if self.incident.findings else ())]
         loops = {loop.id for loop in self.incident.snapshot.loops}
         known = [self.graph.node(n) for n in named]
-        return [
-            n for n in dict.fromkeys(known) if n in loops or n in self.graph.tasks or n in self.graph.threads or n in self.graph.requests
-        ] or known[:1]
+        return [n for n in dict.fromkeys(known) if n in loops or self._is_waiter(n)]
 
     def _way(self, start: str) -> tuple[tuple[str, ...], str | None]:
         loop = next((loop for loop in self.incident.snapshot.loops if loop.id == start), None)

@@ -115,7 +115,9 @@ def _known_bug(bug: Signature, width: int, paint: Paint) -> Iterator[str]:
     ]
     versions.append(f"fixed in {bug.fixed_in}" if bug.fixed_in else "no fixed release yet")
     yield "          " + cut(safe(" · ".join(versions)), width - 10)
-    yield "          " + paint(safe(bug.issue), "link") + (f"  fix: {paint(safe(bug.fix), 'link')}" if bug.fix else "")
+    for label, address in (("issue", bug.issue), ("fix", bug.fix)):
+        if address:
+            yield from (paint(line, "dim") for line in wrap(address, width, f"          {label}: "))
     if bug.fixed_in:
         yield "        → " + paint(f"upgrade {bug.project} to {bug.fixed_in} or later", "strong")
 
@@ -177,7 +179,7 @@ def request_facts(request: Request, connection: Connection | None, incident: Inc
             if on
         ]
         state += [f"{connection.unsent_bytes} bytes unsent"] if connection.unsent_bytes else []
-        state += [f"{connection.queued} requests queued behind it"] if connection.queued else []
+        state += [f"{connection.queued} more queued behind it"] if connection.queued else []
         yield f"client {connection.client or 'not known'} · " + ", ".join([connection.protocol, *state])
     if request.trace_id:
         yield f"trace {request.trace_id}" + (f" · span {request.span_id}" if request.span_id else "")

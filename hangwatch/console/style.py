@@ -79,7 +79,21 @@ def cut_path(path: str, width: int) -> str:
 def wrap(text: str, width: int, first: str = "", rest: str | None = None) -> Iterator[str]:
     """Lines of at most ``width`` columns; ``first`` leads the first one, ``rest`` (blanks as wide) the others. Addresses stay whole."""
     rest = " " * columns(first) if rest is None else rest
+    room = max(20, width)
+    longest = room - max(columns(first), columns(rest))
+    words = [piece for word in safe(text).split() for piece in _pieces(word, longest)]
     lines = textwrap.wrap(
-        safe(text), max(20, width), initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+        " ".join(words), room, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
     )
     yield from lines or [first.rstrip()]
+
+
+def _pieces(word: str, width: int) -> list[str]:
+    """A word longer than a line, in parts; an address is to be clicked and stays in one."""
+    if columns(word) <= width or word.startswith(("https://", "http://")):
+        return [word]
+    return (
+        [word[at : at + width // 2] for at in range(0, len(word), width // 2)]
+        if columns(word) > len(word)
+        else [word[at : at + width] for at in range(0, len(word), width)]
+    )
