@@ -60,6 +60,13 @@ class Config:
     metrics_host: str = "127.0.0.1"
     #: Send metrics to ``otlp`` as well. Off: it would import OpenTelemetry (some 15 MB) in workers where nothing ever stalls.
     metrics_otlp: bool = False
+    #: How ``otlp`` is spoken: http/protobuf, or grpc where opentelemetry-exporter-otlp-proto-grpc is installed (24 MB more, and gRPC's
+    #: own trouble with forks).
+    otlp_protocol: str = "http/protobuf"
+    #: POST a JSON message to this URL when something hangs; once for each fingerprint in ``webhook_every`` seconds, however many
+    #: workers of this spool see it. An hour: who was called knows.
+    webhook: str | None = None
+    webhook_every: float = 3600.0
     #: Run py-spy at a stall. It stops the process for some 5 ms, so at most ``pyspy_per_hour`` times.
     pyspy: bool = True
     pyspy_native: bool = False
@@ -137,6 +144,9 @@ def from_env(environ: Mapping[str, str]) -> dict[str, Any]:
         "HANGWATCH_METRICS_PORT": "metrics_port",
         "HANGWATCH_METRICS_HOST": "metrics_host",
         "HANGWATCH_METRICS_OTLP": "metrics_otlp",
+        "HANGWATCH_OTLP_PROTOCOL": "otlp_protocol",
+        "HANGWATCH_WEBHOOK": "webhook",
+        "HANGWATCH_WEBHOOK_EVERY": "webhook_every",
     }
     for variable, name in names.items():
         if environ.get(variable):
@@ -145,12 +155,17 @@ def from_env(environ: Mapping[str, str]) -> dict[str, Any]:
     base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     if "otlp" not in found and (traces or base):
         found["otlp"] = base or traces
+    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    # Others (http/json) are for SDKs that have them; what we can is sent as we can.
+    if "otlp_protocol" not in found and protocol in PROTOCOLS:
+        found["otlp_protocol"] = protocol
     if "service" not in found and environ.get("OTEL_SERVICE_NAME"):
         found["service"] = environ["OTEL_SERVICE_NAME"]
     return found
 
 
-_SECONDS = {"stall_after", "loop_after", "startup_after", "shutdown_after", "again_after"}
+PROTOCOLS = ("http/protobuf", "grpc")
+_SECONDS = {"stall_after", "loop_after", "startup_after", "shutdown_after", "again_after", "webhook_every"}
 _OPTIONAL_SECONDS = {"startup_after", "shutdown_after"}
 _FLAGS = {"pyspy", "pyspy_native", "faulthandler", "control", "console", "query_strings", "metrics_otlp"}
 _COUNTS = {"ring", "max_requests", "pyspy_per_hour"}
@@ -158,10 +173,11 @@ _SIZES = {"spool_max_mb", "spool_max_days"}
 
 
 def _follow_stall_after(merged: dict[str, Any]) -> None:
-    """Who wants to hear of stalls early wants to hear early of a start and an end that stall, unless they say otherwise."""
+    """Who wants to hear early of stalls wants to hear early of a start and an end that stall, unless they say otherwise."""
     stall_after = _number("stall_after", merged["stall_after"])
-    merged.setdefault("startup_after", min(60.0, 4 * stall_after))
-    merged.setdefault("shutdown_after", min(20.0, 2 * stall_after))
+    if stall_after < 10.0:
+        merged.setdefault("startup_after", 4 * stall_after)
+        merged.setdefault("shutdown_after", 2 * stall_after)
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -183,6 +199,10 @@ def _checked(name: str, value: Any) -> Any:
         return _routes(value)
     if name == "otlp":
         return _url(value)
+    if name == "otlp_protocol" and value not in PROTOCOLS:
+        raise ConfigError(f"otlp_protocol is {' or '.join(PROTOCOLS)}, not {value!r}")
+    if name == "webhook":
+        return _webhook(value)
     if name == "events" and value not in ("span", "logs", "both"):
         raise ConfigError(f"events is span, logs or both, not {value!r}")
     return value
@@ -251,3 +271,17 @@ def _url(value: Any) -> str | None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"{value!r} is not an OTLP/HTTP address", "It looks like http://collector:4318 (the /v1/traces path is added).")
     return str(value).rstrip("/").removesuffix("/v1/traces")
+
+
+def _webhook(value: Any) -> str | None:
+    """The value is not repeated in the error: webhooks carry their secret in the address."""
+    if value is None:
+        return None
+    try:
+        parts = urlsplit(str(value))
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ConfigError("webhook is not an http(s) address", "It looks like https://chat.example.org/hooks/abc.")
+    return str(value)

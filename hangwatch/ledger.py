@@ -143,6 +143,8 @@ class Ledger:
         ``least_ns`` is the least limit any request can have: younger ones are not looked at, so a call costs nothing while
         all is well. ``limit_of(request)`` gives its limit in ns, None for never.
         """
+        if len(self.begun) + len(self.followed) > self.max_requests:
+            self._bound()
         for subject, since_ns in self._older(now_ns - least_ns):
             limit_ns = limit_of(subject)
             follow = Follow(subject, subject_id(subject), since_ns, limit_ns)
@@ -158,6 +160,12 @@ class Ledger:
                 found.append(follow)
         found.sort(key=lambda follow: follow.since_ns)
         return found
+
+    def _bound(self) -> None:
+        """Forgets the youngest beyond ``max_requests``: here, once a tick, and not in the request's own time."""
+        for subject, _ in _copy(self.begun)[max(0, self.max_requests - len(self.followed)) :]:
+            if self.begun.pop(subject, None) is not None:
+                self.drop("requests")
 
     def again_at(self, follow: Follow, at_ns: int) -> None:
         """``due`` gives this one (again) at ``at_ns``."""
@@ -232,8 +240,13 @@ def _function(code: CodeType) -> str:
 
 
 def _copy(table: dict[Any, Any]) -> list[tuple[Any, Any]]:
-    """Items of a dict that other threads change: the copy is one C call, which no other thread gets into."""
-    return list(table.items())
+    """Items of a dict that other threads change. The copy is one C call; a garbage collection inside of it may run others' code."""
+    for _ in range(5):
+        try:
+            return list(table.items())
+        except RuntimeError:
+            continue
+    return []
 
 
 def _copy_ring(ring: deque[R]) -> list[R]:

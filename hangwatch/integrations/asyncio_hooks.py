@@ -1,10 +1,10 @@
 """What an agent replaces in asyncio: `Event.wait`, the acts that lost wake-ups are explained by, and the start of a loop.
 
 What can be read when something is stuck is not recorded while things go well. Recorded are only: since when a task waits on an
-event (a local variable in the frame of our ``wait``: it lives and dies with the wait), who cleared an event, who set one from a
-thread that runs no loop, who took and gave back a lock or semaphore by hand (``async with`` shows on the stack), who notified a condition.
+event (a local variable in the frame of our ``wait``: it lives and dies with the wait), who cleared an event, who took and gave back a lock or semaphore by hand (``async with`` shows on the stack), who notified a condition.
 
-Not recorded, as it would cost more than the act itself: queues' put and get, Future and Task (C types).
+Not recorded: `Event.set` (servers set events several times a request, to nobody; it alone cost 2 % of a hello world), queues' put and
+get (would cost more than the act itself), Future and Task (C types).
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ def _locks(module: ModuleType, patcher: Patcher, ledger: Ledger, config: Config)
         return
     record = _recorder(ledger)
     by_context = _codes_of_async_with(module)
-    patcher.wrap(module.Event, "set", lambda original: _set(original, record, patcher, module.Event))
     patcher.wrap(module.Event, "clear", lambda original: _clear(original, record, patcher, module.Event))
     patcher.wrap(module.Condition, "notify", lambda original: _notify(original, record, patcher, module.Condition))
     for owner in (module.Lock, module.Semaphore):
@@ -111,22 +110,6 @@ def _codes_of_async_with(module: ModuleType) -> frozenset[CodeType]:
     """Code of the ``__aenter__`` and ``__aexit__`` that locks and semaphores share."""
     methods = [vars(base).get(name) for base in module.Lock.__mro__ for name in ("__aenter__", "__aexit__")]
     return frozenset(method.__code__ for method in methods if method is not None)
-
-
-def _set(original: Any, record: Any, patcher: Patcher, owner: type) -> Any:
-    # Servers set events several times a request, so only what cannot be seen later is kept: a set by a thread without a loop,
-    # which wakes nobody up.
-    running, caller = sys.modules["asyncio.events"]._get_running_loop, sys._getframe
-
-    def set(self: Any) -> None:
-        try:
-            if running() is None and not self._value:
-                record("set", self, caller(1))
-        except Exception as error:
-            patcher.unplug(owner, "set", error)
-        original(self)
-
-    return set
 
 
 def _clear(original: Any, record: Any, patcher: Patcher, owner: type) -> Any:
