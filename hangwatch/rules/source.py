@@ -68,7 +68,8 @@ def bare_nexts(frame: Frame) -> list[Frame]:
     """Where the frame's function, or one of the same file that it calls, calls next() without a default: where StopIteration gets out."""
     _, tree = _read(frame.file)
     functions = {n.name: n for n in (ast.walk(tree) if tree is not None else ()) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))}
-    queue, seen, found = [frame.function.split(".")[-1]], set(), []
+    queue, found = [frame.function.split(".")[-1]], []
+    seen: set[str] = set()
     while queue and len(seen) < MAX_CALLED:
         name = queue.pop(0)
         if name in seen or name not in functions:
