@@ -86,7 +86,10 @@ def write_paused(protocol: ObjectView) -> bool | None:
     if flow is not None:
         return plain(flow, "write_paused") is True
     writable = plain(protocol.attr("writable"), "_value")
-    return None if writable is None else not writable
+    if writable is None:
+        paused = plain(protocol, "_paused")  # of the websockets library's own protocol
+        return paused if isinstance(paused, bool) else None
+    return not writable
 
 
 def client_primitive(owner: ObjectView, transport: ObjectView | None, client: str | None, desk: Desk, paused: bool | None) -> Primitive:

@@ -152,7 +152,7 @@ def websocket_receive(look: Look) -> Sighting | None:
 def websocket_send(look: Look) -> Sighting | None:
     """Sending blocks while the client does not read."""
     protocol = look.frame.local("self")
-    if protocol is None or not _is_websocket(protocol):
+    if protocol is None or not _is_websocket(protocol) or not _accepted(protocol):
         return None
     paused = uvicorn_http.write_paused(protocol)
     transport, client = protocol.attr("transport"), uvicorn_http.client_of(protocol)
