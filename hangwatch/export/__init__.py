@@ -23,6 +23,7 @@ from hangwatch.export.families import Exemplar
 from hangwatch.export.lanes import Lane, Sender
 from hangwatch.export.outbox import Outbox
 from hangwatch.export.specs import Parcel, Value, clean
+from hangwatch.export.webhook import Notifier
 from hangwatch.export.wire import Hush, switched_off
 from hangwatch.records import Incident
 
@@ -50,7 +51,7 @@ def metrics_every_s() -> float:
 
 
 class Exporters:
-    """All exporters of one process. Inert without ``config.otlp``.
+    """All exporters of one process. Inert without ``config.otlp`` and ``config.webhook``.
 
     ``store`` is not needed to send: what is sent is kept in the outbox beside it. ``resource``: attributes added to every resource.
     ``board`` is told of every incident; with ``config.metrics_otlp`` its metrics are sent too.
@@ -63,6 +64,7 @@ class Exporters:
         self.resource = dict(resource or {})
         self.store = store
         self.failed = 0
+        self.notifier = Notifier(config)
         self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._closing = False
         self._fresh()
@@ -92,10 +94,13 @@ class Exporters:
 
     def offer(self, incident: Incident) -> None:
         """Tells of a stall. Never raises, never waits; the same incident again is told once."""
+        self.notifier.offer(incident)
         self._take(incident, "stall", "", 0)
 
     def recovered(self, incident: Incident, how: str = "recovered") -> None:
         """Tells of a stall's end, at ``incident.closed_at`` (now where that is None). ``how``: recovered, shutdown or killed."""
+        if how == "killed":  # its own process may not have come so far
+            self.notifier.offer(incident)
         ended_at = incident.closed_at if incident.closed_at is not None else time.time()
         self._take(incident, "ended", how, int(ended_at * 1e9))
 
@@ -156,7 +161,7 @@ class Exporters:
 
     def counts(self) -> dict[str, int]:
         """What was sent, waits, and was dropped, by signal: ``{"traces_sent": 3, "logs_dropped": 0, ...}``."""
-        found = {"failed": self.failed, "outbox_dropped": self._outbox.dropped}
+        found = {"failed": self.failed, "outbox_dropped": self._outbox.dropped, **self.notifier.counts()}
         found |= {"metrics_sent": self.metrics_sent, "metrics_failures": self.metrics_failures}
         for name, lane in self._lanes.items():
             found |= {
@@ -178,6 +183,7 @@ class Exporters:
             thread.join(timeout_s)
         else:
             self._outbox.close()
+        self.notifier.close(max(0.0, self._flush_until - time.monotonic()))
         return not any(lane.pending or lane.behind for lane in self._lanes.values())
 
     def _run(self) -> None:
@@ -254,6 +260,7 @@ class Exporters:
     def _after_fork(self) -> None:
         self._outbox.forget()
         self._told.clear()
+        self.notifier.after_fork()
         self._fresh()
 
 
