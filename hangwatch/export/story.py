@@ -18,6 +18,7 @@ Spans are ended when they are told: an open span never reaches a back-end, and t
 from __future__ import annotations
 
 from hangwatch import names
+from hangwatch.export.attributes import code_of, http_of, stack_of, wait_of
 from hangwatch.export.chain import Hop, Index, subject_request, victims
 from hangwatch.export.specs import (
     EventSpec,
@@ -40,8 +41,6 @@ MIN_GAP_NS = 1_000_000
 #: No span is shorter: Jaeger warns of zero durations.
 MIN_SPAN_NS = 1_000
 MAX_BODY_BYTES = 16_000
-#: The methods that semantic conventions know; others become ``_OTHER`` so that the attribute stays countable.
-METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"))
 SPAN_NAMES = {
     "loop": names.SPAN_LOOP,
     "request": names.SPAN_REQUEST,
@@ -155,8 +154,8 @@ class _Teller:
         return clean(
             {
                 names.VERDICT: finding.title,
-                **_code(self._culprit()),
-                names.CODE_STACKTRACE: _stack(self._frames()),
+                **code_of(self._culprit()),
+                names.CODE_STACKTRACE: stack_of(self._frames()),
                 names.ERROR_TYPE: stall.kind,
                 names.STALL_KIND: stall.kind,
                 names.CAUSE: finding.cause,
@@ -178,7 +177,7 @@ class _Teller:
                 names.THREAD_NAME: thread.name if thread else None,
                 names.THREAD_NATIVE_ID: thread.native_id if thread else None,
                 names.DROPPED: ", ".join(f"{what}: {n}" for what, n in incident.snapshot.dropped.items() if n),
-                **self._http(self.request),
+                **http_of(self.request, self.incident.snapshot),
             }
         )
 
@@ -190,25 +189,6 @@ class _Teller:
         """What every other span of this incident carries, so that each can be understood and searched alone."""
         return self._attributes(names.VERDICT, names.STALL_KIND, names.CAUSE, names.FINGERPRINT, names.INCIDENT_ID, names.DUMP_ID, *wanted)
 
-    def _http(self, request: Request | None) -> dict[str, Value | None]:
-        if request is None:
-            return {}
-        known = request.method.upper() in METHODS
-        pattern = "{" in request.route
-        age = None if request.since_ns is None else (self.incident.snapshot.at_ns - request.since_ns) // 1_000_000
-        connection = next((c for c in self.incident.snapshot.connections if c.id == request.connection_id), None)
-        address, port = _address(connection.client if connection else None)
-        return {
-            names.HTTP_METHOD: (request.method.upper() if known else "_OTHER") if request.method else None,
-            names.HTTP_METHOD_ORIGINAL: None if known else request.method,
-            names.HTTP_ROUTE: request.route if pattern else None,
-            names.URL_PATH: None if pattern else request.route,
-            names.CLIENT_ADDRESS: address,
-            names.CLIENT_PORT: port,
-            names.REQUEST_PHASE: request.phase,
-            names.REQUEST_AGE_MS: age,
-        }
-
     def _waits(self) -> list[SpanSpec]:
         """The children: what ran before the wait, then the wait, and inside it what its holder waits for in turn."""
         found: list[SpanSpec] = []
@@ -219,31 +199,20 @@ class _Teller:
             began = min(max(began, start_ns), self.end_ns - MIN_SPAN_NS)
             if n == 0 and began - start_ns >= MIN_GAP_NS:
                 found.append(self._child(names.SPAN_BEFORE, "before", parent_id, start_ns, began, {}))
-            span = self._child(f"{names.SPAN_WAIT} {hop.primitive.kind}", f"wait-{n}", parent_id, began, self.end_ns, self._hop(hop, began))
+            span = self._child(
+                f"{names.SPAN_WAIT} {hop.primitive.kind}",
+                f"wait-{n}",
+                parent_id,
+                began,
+                self.end_ns,
+                wait_of(self.incident, self.index, hop, (self.end_ns - began) // 1_000_000),
+            )
             found.append(span)
             parent_id, start_ns = span.span_id, began
         return found
 
     def _child(self, name: str, role: str, parent_id: str, start_ns: int, end_ns: int, attributes: dict[str, Value]) -> SpanSpec:
         return SpanSpec(name, self.trace_id, self._id(role), parent_id, False, start_ns, end_ns, attributes)
-
-    def _hop(self, hop: Hop, began_ns: int) -> dict[str, Value]:
-        return clean(
-            {
-                **_code(hop.wait.frame),
-                names.WAITER: self.index.label(hop.wait.task_id),
-                names.WAIT_OP: hop.wait.op,
-                names.WAIT_FOR: hop.primitive.label,
-                names.WAIT_KIND: hop.primitive.kind,
-                names.WAIT_LIBRARY: hop.primitive.library,
-                names.WAIT_AGE_MS: (self.end_ns - began_ns) // 1_000_000,
-                names.WAIT_SINCE_KNOWN: hop.wait.since_ns is not None,
-                names.WAIT_HOLDER: self.index.label(hop.holder_id) if hop.holder_id else None,
-                names.WAIT_HOLDERS_OTHER: hop.others or None,
-                names.WAIT_CYCLE: hop.cycle or None,
-                names.INCIDENT_ID: self.incident.id,
-            }
-        )
 
     def _links(self) -> tuple[LinkSpec, ...]:
         links = []
@@ -274,7 +243,7 @@ class _Teller:
         holds = [hold for task in self.incident.snapshot.tasks if task.id == request.task_id for hold in task.holds]
         hold = next((hold for hold in holds if hold.primitive_id == hop.primitive.id), None)
         since = hold.since_ns if hold and hold.since_ns is not None else request.since_ns
-        about = clean({**self._shared(), **_code(hold.frame if hold else None), names.WAIT_FOR: hop.primitive.label})
+        about = clean({**self._shared(), **code_of(hold.frame if hold else None), names.WAIT_FOR: hop.primitive.label})
         return self._beside(request, f"{names.SPAN_HOLDER} {hop.primitive.kind}", f"holder/{request.id}", since, about, names.LINK_BLOCKS)
 
     def _victim_span(self, request: Request) -> SpanSpec:
@@ -284,7 +253,7 @@ class _Teller:
             hops = self.index.hops(request.id)
             name = f"{names.SPAN_VICTIM} {hops[0].primitive.kind}" if hops else f"{names.SPAN_VICTIM} {self.finding.cause}"
             since = (hops[0].wait.since_ns if hops else None) or request.since_ns or self.stall.since_ns
-        about = {**self._shared(), **clean(self._http(request))}
+        about = {**self._shared(), **clean(http_of(request, self.incident.snapshot))}
         return self._beside(request, name, f"victim/{request.id}", since, about, names.LINK_BLOCKED_BY, self._status())
 
     def _beside(
@@ -305,23 +274,5 @@ class _Teller:
 
     def body(self) -> str:
         """The log record's text: verdict, facts, advice, stack."""
-        parts = [self.finding.title, *(f"- {fact}" for fact in self.finding.because), self.finding.advice, _stack(self._frames())]
+        parts = [self.finding.title, *(f"- {fact}" for fact in self.finding.because), self.finding.advice, stack_of(self._frames())]
         return clip("\n".join(part for part in parts if part), MAX_BODY_BYTES)
-
-
-def _code(frame: Frame | None) -> dict[str, Value | None]:
-    if frame is None:
-        return {}
-    return {names.CODE_FUNCTION: frame.function, names.CODE_FILE: frame.file, names.CODE_LINE: frame.line}
-
-
-def _stack(frames: tuple[Frame, ...]) -> str:
-    """Innermost first: what a back-end cuts is the end."""
-    return "\n".join(f"{frame.function} ({frame.file}:{frame.line})" for frame in reversed(frames))
-
-
-def _address(client: str | None) -> tuple[str | None, int | None]:
-    host, colon, port = (client or "").rpartition(":")
-    if colon and port.isdigit() and (":" not in host or host.startswith("[")):
-        return host.strip("[]"), int(port)
-    return client or None, None
