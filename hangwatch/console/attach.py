@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 
 from hangwatch import attach as attaching
 from hangwatch.attach.target import Worker, resolve
+from hangwatch.console.options import emit, paint
+from hangwatch.console.render import incident_lines
+from hangwatch.console.style import safe, width_of_terminal
+from hangwatch.console.watching import run
 from hangwatch.errors import CannotLook, HangwatchError
 from hangwatch.records import Incident, to_json
 
@@ -34,9 +37,10 @@ def command(target: str | None, as_json: bool, native: bool, watching: bool, cor
     assert target is not None
     workers = resolve(target)
     if watching:
-        from hangwatch.console import watching as screen
-
-        return screen.run(workers)
+        if len(workers) > 1:
+            listed = "\n".join(f"  hangwatch attach {worker.pid} --watch    {worker.command}" for worker in workers)
+            raise CannotLook(f"{target} stands for {len(workers)} processes; one is watched at a time", listed)
+        return run(workers[0])
     if len(workers) == 1:
         return _show(attaching.look(workers[0].pid, native=native), as_json)
     return _show_worst(workers, as_json, native)
@@ -76,29 +80,14 @@ def _show(incident: Incident, as_json: bool) -> int:
 
 
 def _print(incident: Incident) -> None:
-    """The page that ``show`` prints, where it is there; else the verdict in plain lines."""
-    shown: Any = None
-    try:
-        from hangwatch.console import render
-
-        shown = getattr(render, "incident_lines", None) or getattr(render, "incident", None)
-    except ImportError:
-        pass
-    if callable(shown):
-        for line in shown(incident):
-            click.echo(line)
+    """The page of `hangwatch show`; a short word when there is nothing to show."""
+    if incident.findings:
+        emit(incident_lines(incident, width_of_terminal(), paint()))
         return
-    snapshot = incident.snapshot
-    click.echo(f"pid {snapshot.pid}  Python {snapshot.versions.get('python', '?')}  {len(snapshot.tasks)} tasks, {len(snapshot.requests)} requests")
-    if not incident.findings:
-        click.echo("Nothing stands still that should move.")
-    for finding in incident.findings:
-        click.echo(f"\n{finding.cause} ({finding.confidence}): {finding.title}")
-        for fact in finding.because:
-            click.echo(f"  - {fact}")
-        for frame in finding.culprit[:3]:
-            click.echo(f"  {frame.function}  {frame.file}:{frame.line}")
-        if finding.advice:
-            click.echo(f"  {finding.advice}")
-    for gap in snapshot.gaps:
-        click.echo(f"  not seen: {gap}")
+    seen = incident.snapshot
+    click.echo(
+        f"pid {seen.pid}, Python {seen.versions.get('python', '?')}: {len(seen.tasks)} tasks, {len(seen.requests)} requests,"
+        f" {len(seen.threads)} threads. Nothing stands still that should move."
+    )
+    for gap in seen.gaps:
+        click.echo(f"not seen: {safe(gap)}")

@@ -52,6 +52,9 @@ class Constant:
     def neighbours(self) -> frozenset[int]:
         return frozenset()
 
+    def parts(self, limit: int = 300) -> Sequence[ObjectView]:
+        return ()
+
     def length(self) -> int | None:
         return len(self._value) if isinstance(self._value, str) else None
 
@@ -145,6 +148,9 @@ class RemoteObject:
             return frozenset((*members, *heap.attributes(self._id).values()))
         except _BROKEN:
             return frozenset()
+
+    def parts(self, limit: int = 300) -> Sequence[ObjectView]:
+        return [RemoteObject(self.codes, address) for address in list(self.neighbours())[:limit] if address]
 
     def items(self, limit: int = 1000) -> list[ObjectView]:
         try:

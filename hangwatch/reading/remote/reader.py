@@ -29,6 +29,8 @@ _BROKEN = (Unreadable, struct.error, OverflowError)
 #: Readings of one part before it is given up as moving.
 _ATTEMPTS = 12
 _PART_ATTEMPTS = 60
+#: CPU time that a thread must have used for "it stands at one instruction" to mean anything: some slices of the scheduler.
+_COMPUTED_NS = 20_000_000
 _T = TypeVar("_T")
 
 
@@ -215,8 +217,11 @@ class RemoteReader:
         holder = next((state.inside_id for state in self._thread_states() if state.address == found.holder), None)
         return (outside.get(holder, holder) if holder is not None else None), found.switches
 
-    def stays_at_one_instruction(self, native_id: int, times: int = 10, apart_s: float = 0.004) -> bool:
-        """The thread's innermost frame is the same, at the same instruction, in ``times`` readings: it is inside one call of C code."""
+    def stays_at_one_instruction(self, native_id: int, times: int = 25, apart_s: float = 0.004) -> bool:
+        """The thread computes, and its innermost frame is at the same instruction in ``times`` readings: it is inside one call of C code.
+
+        A thread that got no CPU meanwhile stays where it is as well: that says nothing, and is not called so.
+        """
         outside = self.side.outside_ids()
         state = next((state for state in self._thread_states() if outside.get(state.inside_id, state.inside_id) == native_id), None)
         if state is None or not state.frames:
@@ -224,12 +229,13 @@ class RemoteReader:
         layout, frame = self.heap.layout, state.frames[-1]
         place = layout.frame_instruction if layout.version >= (3, 11) else layout.frame_lasti
         ranges = [(frame.address + place, 8 if layout.version >= (3, 11) else 4), (state.address + layout.thread_frame, 8)]
-        first = self.memory.fresh(ranges)
+        first, used_ns = self.memory.fresh(ranges), self.side.cpu_ns(native_id)
         for _ in range(times - 1):
             time.sleep(apart_s)
             if self.memory.fresh(ranges) != first:
                 return False
-        return None not in first
+        now_ns = self.side.cpu_ns(native_id)
+        return None not in first and used_ns is not None and now_ns is not None and now_ns - used_ns >= _COMPUTED_NS
 
     # -- the rest
 

@@ -1,0 +1,103 @@
+"""A whole look from outside: the verdict on real hangs, on every CPython from 3.9, blocked loops included."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+from hangwatch import attach
+from hangwatch.errors import CannotLook
+from hangwatch.records import Incident, from_json, to_json
+from tests.processes import running, until
+from tests.reading.remote.target import TARGETS, VERSIONS, needs_ptrace, python_of, target
+
+pytestmark = needs_ptrace
+#: How the loop is blocked -> causes that are right. On a machine without a free CPU a computing loop is starved as well.
+BLOCKED = {
+    "sleep": {"blocked-loop-io"}, "spin": {"blocked-loop-cpu", "cpu-starved"}, "native": {"gil-held"}, "regex": {"gil-held", "cpu-starved"},
+    "recv": {"blocked-loop-io"}, "lock": {"blocked-loop-lock", "holder-stuck", "deadlock"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_deadlock_is_proved(version):
+    with target(python_of(version), "crossed.py") as (pid, _):
+        incident = attach.look(pid)
+    finding = incident.findings[0]
+    assert (finding.cause, finding.confidence) == ("deadlock", "proved")
+    assert finding.culprit[0].function == "transfer"
+    assert incident.snapshot.source == "attach"
+    assert incident.snapshot.versions["python"].startswith(version)
+    assert from_json(Incident, to_json(incident)) == incident
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_healthy_service_gives_no_finding(version):
+    with target(python_of(version), "crossed.py", "healthy") as (pid, _):
+        assert attach.look(pid).findings == ()
+
+
+@pytest.mark.parametrize("how", BLOCKED)
+@pytest.mark.parametrize(("version", "loop"), [("3.9", ""), ("3.12", ""), ("3.15", ""), ("3.11", "uvloop"), ("3.14", "uvloop")])
+def test_blocked_loop(version, loop, how):
+    python = python_of(version, loop)
+    with target(python, "blocked.py", how, *([loop] if loop else [])) as (pid, _):
+        reader = attach.open_reader(pid)
+        until(lambda: reader.refresh() or any(task.running and how in {frame.name for frame in task.frames()} for task in reader.tasks()))
+        incident = attach.look(pid)
+    assert incident.stall.kind == "loop"
+    (stuck,) = [task for task in incident.snapshot.tasks if task.state == "running"]
+    assert stuck.name == "bad"
+    assert [frame.function for frame in stuck.frames][:2] == ["bad", how]
+    assert incident.findings[0].cause in BLOCKED[how], incident.findings[0]
+    assert {frame.function for frame in incident.findings[0].culprit} & {how, "keep"}
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.12", "3.15"])
+def test_inside_a_container(version):
+    """Own pid and mount namespace: ids differ, and the paths in its mappings are another folder here."""
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare on this machine")
+    python = python_of(version)
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("this process may not make namespaces")
+    with running([*command, python, str(TARGETS / "crossed.py")]) as launcher:
+        inside = launcher.stdout.readline()
+        assert b'"pid": 1' in inside
+        (pid,) = [int(word) for word in subprocess.check_output(["pgrep", "-P", str(launcher.pid)]).split()]
+        incident = attach.look(pid)
+    assert incident.findings[0].cause == "deadlock"
+    (thread,) = incident.snapshot.threads
+    assert thread.native_id == pid
+
+
+def test_core_file(tmp_path):
+    """What gcore writes (all pages) and what the kernel would (without those it finds on disk)."""
+    if shutil.which("gcore") is None:
+        pytest.skip("no gcore on this machine")
+    with target(python_of("3.12"), "crossed.py") as (pid, _):
+        done = subprocess.run(["gcore", "-o", str(tmp_path / "core"), str(pid)], capture_output=True)
+        assert done.returncode == 0, done.stderr
+    incident = attach.look_at_core(str(tmp_path / f"core.{pid}"))
+    assert incident.findings[0].cause == "deadlock"
+    assert (incident.snapshot.source, incident.snapshot.pid) == ("core", pid)
+
+
+def test_core_file_that_is_none(tmp_path):
+    for content in (b"", b"not ELF at all", b"\x7fELF\x02" + bytes(80)):
+        path = tmp_path / "core"
+        path.write_bytes(content)
+        with pytest.raises(CannotLook):
+            attach.look_at_core(str(path))
+
+
+def test_process_that_ends_meanwhile():
+    with target(python_of("3.12"), "crossed.py") as (pid, _):
+        reader = attach.open_reader(pid)
+        reader.tasks()
+    with pytest.raises(CannotLook):
+        reader.refresh()
+        reader.tasks()
