@@ -7,9 +7,11 @@ import time
 
 import click
 
+from hangwatch.console.groups import group_lines
 from hangwatch.console.options import emit, finish_what_was_left, json_option, note, open_store, paint, spool_option
 from hangwatch.console.render import table_lines
 from hangwatch.console.style import width_of_terminal
+from hangwatch.fleet import grouped
 from hangwatch.records import Incident, to_json
 
 
@@ -19,7 +21,8 @@ from hangwatch.records import Incident, to_json
 @click.option("--last", "count", type=click.IntRange(min=1), metavar="N", help="Only the N newest.")
 @click.option("--since", type=click.FLOAT, metavar="HOURS", help="Only what began in the last HOURS.")
 @click.option("--service", metavar="NAME", help="Only of this service.")
-def command(spool: str | None, as_json: bool, count: int | None, since: float | None, service: str | None) -> int:
+@click.option("--group", "by_fingerprint", is_flag=True, help="One entry for each fingerprint: how many, on which hosts, since when.")
+def command(spool: str | None, as_json: bool, count: int | None, since: float | None, service: str | None, by_fingerprint: bool) -> int:
     """What hung, newest last.
 
     Workers that were killed, or that hang too hard to write themselves, are looked after first: what they left on disk becomes an
@@ -28,6 +31,7 @@ def command(spool: str | None, as_json: bool, count: int | None, since: float | 
     \b
     hangwatch incidents
     hangwatch incidents --since 24 --service shop
+    hangwatch incidents --group            what many workers and hosts have in common
     hangwatch incidents --json | jq -r '.[-1].findings[0].title'
 
     Exit status: 0 nothing hung, 1 something did, 2 the spool cannot be read.
@@ -37,7 +41,14 @@ def command(spool: str | None, as_json: bool, count: int | None, since: float | 
     found = [incident for incident in store.list() if _fits(incident, since, service)][-count if count else 0 :]
     for folder, why in store.broken:
         note(f"left out, as it cannot be read: {folder.name} ({why})")
-    if as_json:
+    if by_fingerprint and found:
+        groups = grouped(found)
+        if as_json:
+            click.echo(json.dumps([to_json(group) for group in groups]))
+        else:
+            emit(group_lines(groups, width_of_terminal(), paint()))
+            note(f"\nhangwatch show {groups[-1].newest} says why, and what to do.")
+    elif as_json:
         click.echo(json.dumps([to_json(incident) for incident in found]))
     elif found:
         emit(table_lines(found, width_of_terminal(), paint()))
