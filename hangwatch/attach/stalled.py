@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from hangwatch.records import FOREVER, Frame, Loop, Request, Snapshot, Stall, Task, Thread
+from hangwatch.rules.frames import is_application
 
 #: Frames whose task means that the service is starting or stopping: end of the file, function -> kind.
 _PHASES = {
@@ -57,6 +58,7 @@ class _Two:
         yield from (("request", request.id) for request in sorted(requests, key=self._age))
         yield from (("task", task.id) for task in self._parked())
         yield from (("task", thread.id) for thread in self._stuck_threads())
+        yield from (("task", task.id) for task in self._unknown_waits())
 
     def _stands_still(self, owner: Task | Thread) -> bool:
         """The same lines and the same wait in both looks."""
@@ -134,6 +136,15 @@ class _Two:
         """A task that waits for another task or for nothing in particular is stuck only if that other is: the end of the chain is told."""
         primitive = self.primitives.get(task.waits_on or "")
         return primitive is not None and primitive.kind not in ("task", "gather", "other", "future", "group", "server-close")
+
+    def _unknown_waits(self) -> list[Task]:
+        """Tasks of the application's own code that wait for a bare future: of a library that is not known, or of nobody."""
+        return [
+            task
+            for task in self.now.tasks
+            if task.state != "running" and (primitive := self.primitives.get(task.waits_on or "")) is not None and primitive.kind in ("future", "other")
+            and any(is_application(frame.file) for frame in task.frames) and self._stands_still(task) and not self._patient(task)
+        ]  # fmt: skip
 
     def _stuck_threads(self) -> list[Thread]:
         """Threads that wait for a lock in both looks."""
