@@ -17,10 +17,11 @@ from hangwatch.rules.source import line_of
 
 #: Below this share of a CPU a thread is not computing. Generous: a starved thread gets some, a waiting one next to none.
 BUSY_SHARE = 0.5
-#: Below this share a thread that is ready to run is starved; above, it computes on a busy machine.
-STARVED_SHARE = 0.25
+#: Below this share a thread that is ready to run is starved; above, it computes on a busy machine. Small: on an overloaded machine a thread that
+#: spins for ever gets its fair part of the CPUs, and what it does is the cause, not that it gets no more.
+STARVED_SHARE = 0.1
 #: What share of the time it must have waited for a CPU, or its group been held back.
-STARVED_WAIT = 0.6
+STARVED_WAIT = 0.8
 
 #: System calls in which a thread waits for data, a peer, a file, a child or the clock.
 _IO_CALLS = (
@@ -291,10 +292,11 @@ def _runs(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ..
     share = share_of_cpu(case, thread)
     if starved and (share is None or share < STARVED_SHARE):
         return Doing(loop, thread, frames, "starved", tuple(starved))
-    facts = [f"Its thread used {share * 100:.0f} % of a CPU between two looks."] if share is not None else []
+    used = [f"Its thread used {share * 100:.0f} % of a CPU between two looks."] if share is not None else []
+    facts = [*used, *starved]
     if not frames:
         return None
-    sure = share >= STARVED_SHARE if share is not None else _is_busy(case, thread) is not False
+    sure = share >= STARVED_SHARE or bool(starved) if share is not None else _is_busy(case, thread) is not False
     return Doing(loop, thread, frames, "cpu", tuple(facts), sure=sure)
 
 

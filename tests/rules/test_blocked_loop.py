@@ -92,7 +92,7 @@ def test_another_threads_native_code_has_the_gil():
 
 def test_the_group_is_held_back():
     process = Evidence("process", data={"window_s": 0.1, "throttling": {"throttled_ms": 80.0, "cpus": 0.2}, "threads": []})
-    assert list(blocked([*RUNNING, "app.py:work:1"], share=0.1, evidence=[process])) == ["cpu-starved"]
+    assert list(blocked([*RUNNING, "app.py:work:1"], share=0.05, evidence=[process])) == ["cpu-starved"]
 
 
 def test_a_busy_machine_is_no_starvation_while_the_loop_computes():
