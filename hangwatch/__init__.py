@@ -22,22 +22,22 @@ def install(**settings: Any) -> None:
     A second call with the same settings does nothing; with others it raises ConfigError. Raises ConfigError for a setting that
     does not exist or has an impossible value; nothing else: an agent that cannot work says so once and leaves the process alone.
     """
-    from hangwatch import agent
+    from hangwatch.agent import install as into_process
 
-    agent.install(**settings)
+    into_process(**settings)
 
 
 def uninstall() -> None:
     """Takes the agent out: every patched attribute is the identical original object again, its threads have ended."""
-    from hangwatch import agent
+    from hangwatch.agent import uninstall as out_of_process
 
-    agent.uninstall()
+    out_of_process()
 
 
 def _snapshot_now() -> Snapshot:
-    from hangwatch import agent
+    from hangwatch.agent import snapshot_now
 
-    return agent.snapshot_now()
+    return snapshot_now()
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from hangwatch import integrations
-from hangwatch.integrations import labels, recognise, setters, threads, ties
+from hangwatch.integrations import borrowers, labels, recognise, setters, threads, ties
 from hangwatch.integrations.desk import SnapshotDesk
 from hangwatch.reading.view import FrameView, LoopView, Reader, TaskView, ThreadView, plain
 from hangwatch.records import SCHEMA, Act, Connection, Frame, Loop, Request, Snapshot, Task, Thread
@@ -56,7 +56,7 @@ def _take(
     for record in requests:
         desk.add_request(record) if isinstance(record, Request) else desk.add_connection(record)
     looker = _Looker(desk, reader, first)
-    for step in (looker.look_at_loops, looker.look_at_tasks, looker.look_at_threads, looker.census, looker.find_setters, looker.name_them):
+    for step in (looker.look_at_loops, looker.look_at_tasks, looker.look_at_threads, looker.census, looker.find_borrowers, looker.find_setters, looker.name_them):
         _guarded(desk, step)
     looker.chains.clear()
     return _finish(looker, desk, history, {**dropped, **desk.dropped}, taken_at, now_ns, began)
@@ -213,6 +213,11 @@ class _Looker:
             except Exception as error:
                 self.desk.gap(f"the census of {getattr(module, 'NAME', module.__name__)} failed: {type(error).__name__}: {error}")
             self.reader.slice()
+
+    def find_borrowers(self) -> None:
+        """For each thing that a pool has given out: the tasks and threads that have it."""
+        if self.desk.loans:
+            borrowers.Search(borrowers.Loan(*loan) for loan in self.desk.loans).through(self.desk, self.chains, self.reader.slice)
 
     def name_them(self) -> None:
         labels.name_them(self.desk, self.chains)

@@ -91,6 +91,9 @@ class Desk(Protocol):
 
     def wait(self, waiter_id: str, primitive_id: str, op: str, since_ns: int | None = None, frame: Frame | None = None) -> None: ...
 
+    def lend(self, primitive_id: str, obj: ObjectView, through: tuple[str, ...]) -> None:
+        """A pool has given this object out: whoever refers to it, directly or through objects whose type names begin so, holds some of it."""
+
     def serve(self, thread_id: str, task_id: str) -> None:
         """This thread runs the job that this task waits for."""
 

@@ -37,6 +37,8 @@ class SnapshotDesk:
         self.dropped: dict[str, int] = {}
         #: Address of the object behind each primitive, for finding who else refers to it.
         self.addresses: dict[str, int] = {}
+        #: (primitive, address of what is out, type names that may stand before it), for finding who has it.
+        self.loans: list[tuple[str, int, tuple[str, ...]]] = []
 
     def id_of(self, kind: str, obj: ObjectView) -> str:
         made = f"{kind}:{obj.id:x}"
@@ -91,6 +93,10 @@ class SnapshotDesk:
         if key not in self.waits:
             self.waits[key] = Wait(waiter_id, primitive_id, op, since_ns, frame, deadline_ns)
             self.waiters.setdefault(primitive_id, {})[waiter_id] = None
+
+    def lend(self, primitive_id: str, obj: ObjectView, through: tuple[str, ...]) -> None:
+        if len(self.loans) < LIMIT:
+            self.loans.append((primitive_id, obj.id, through))
 
     def serve(self, thread_id: str, task_id: str) -> None:
         self.serves.setdefault(thread_id, task_id)

@@ -10,7 +10,7 @@ import sys
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-def _install():
+def _install() -> None:
     try:
         from hangwatch import agent
     except ImportError:
@@ -23,7 +23,7 @@ def _install():
     agent.install()
 
 
-def _hand_on():
+def _hand_on() -> None:
     """The sitecustomize that would have been imported without us (Debian's, coverage's) is not to be lost."""
     import importlib.machinery
 

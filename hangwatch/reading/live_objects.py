@@ -7,10 +7,10 @@ slots; C getters are called for a closed list of the interpreter's own types onl
 
 from __future__ import annotations
 
-import _asyncio
 import _queue
 import _socket
 import _thread
+import asyncio
 import collections
 import functools
 import gc
@@ -33,8 +33,9 @@ _type_qualname: Callable[[type], str] = type.__dict__["__qualname__"].__get__
 _plain_getattr = object.__getattribute__
 
 _NOTHING: Final = object()
-_CFUTURE: Final = _asyncio.Future
-_CTASK: Final = _asyncio.Task
+# Through asyncio, never `import _asyncio`: imported before asyncio, the C module comes to life twice (3.12), and tasks are lost between the two.
+_CFUTURE: Final[Any] = asyncio.futures._CFuture  # type: ignore[attr-defined]
+_CTASK: Final[Any] = asyncio.tasks._CTask  # type: ignore[attr-defined]
 _FUNCTION: Final = types.FunctionType
 
 #: C types whose getters only hand out what they hold. A getter of any other C type (Cython properties look the same) may run code.
@@ -218,11 +219,10 @@ class LiveObject:
 
     def neighbours(self) -> frozenset[int]:
         """By the collector's view, so that no instance dictionary has to be made just to be looked at."""
-        found = gc.get_referents(self.object)
-        for item in tuple(found):
-            if type(item) is dict:
-                found += gc.get_referents(item)
-        return frozenset(id(item) for item in found)
+        return frozenset(id(item) for item in _referents(self.object))
+
+    def parts(self, limit: int = 300) -> list[LiveObject]:
+        return [LiveObject(item) for item in _referents(self.object)[:limit]]
 
     def value(self) -> Plain | bytes | Missing:
         obj: Any = self.object
@@ -234,6 +234,14 @@ class LiveObject:
         if kind is bytes or kind is bytearray:
             return bytes(obj[:TEXT_LIMIT])
         return _plain_of_subclass(obj)
+
+
+def _referents(obj: object) -> list[object]:
+    found: list[object] = gc.get_referents(obj)
+    for item in tuple(found):
+        if type(item) is dict:
+            found += gc.get_referents(item)
+    return found
 
 
 def isinstance_c(obj: object, cls: type) -> bool:

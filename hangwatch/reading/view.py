@@ -9,7 +9,7 @@ Integrations are written against these protocols and so work in both. The rules 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from hangwatch.records import Plain
@@ -65,6 +65,9 @@ class ObjectView(Protocol):
 
     def neighbours(self) -> frozenset[int]:
         """Addresses of the objects that its attributes or members refer to, one step deep; empty when not read."""
+
+    def parts(self, limit: int = 300) -> Sequence[ObjectView]:
+        """The objects at `neighbours`, at most ``limit`` of them."""
 
     def value(self) -> Plain | bytes | Missing:
         """The plain value of None, bool, int, float, str (first 4096 characters), bytes (first 4096); else MISSING."""

@@ -17,16 +17,22 @@ def check(case: Case) -> Iterator[Finding]:
             continue
         live = case.graph.live_holders(primitive.id)
         used = primitive.in_use if primitive.in_use is not None else primitive.capacity
-        if used is None or len(live) < used:
+        if used is None or _with_the_living(primitive, live) < used:
             yield _leak(case, primitive, waiters, live, used)
         elif case.impatient(primitive):
             yield _busy(case, primitive, case.impatient(primitive), live)
 
 
+def _with_the_living(primitive: Primitive, live: tuple[str, ...]) -> int:
+    """How much of what is out somebody alive has; one of them may have several."""
+    found = primitive.state.get("out with the living")
+    return max(len(live), found) if isinstance(found, int) else len(live)
+
+
 def _leak(case: Case, primitive: Primitive, waiters: tuple[str, ...], live: tuple[str, ...], used: int | None) -> Finding:
     graph = case.graph
     name = primitive_name(primitive)
-    lost = f"{used - len(live)} of {used}" if used is not None else "some"
+    lost = f"{used - _with_the_living(primitive, live)} of {used}" if used is not None else "some"
     taken = last_act(case, primitive.id, "acquire")
     return Finding(
         cause="pool-exhausted",
