@@ -38,6 +38,7 @@ class _Open:
     parked: int
     pools: tuple[tuple[str, int, int], ...]
     exemplar: Exemplar | None
+    opened_at: float
 
 
 class Board:
@@ -106,7 +107,7 @@ class Board:
             self._latest[cause] = exemplar
         pools = tuple((p.label or p.id, p.in_use, p.capacity) for p in incident.snapshot.primitives if p.in_use is not None and p.capacity)
         parked = max(1, finding.frees if finding else 1, incident.count)
-        self._open[incident.id] = _Open(cause, parked, pools[:20], exemplar)
+        self._open[incident.id] = _Open(cause, parked, pools[:20], exemplar, incident.opened_at)
         while len(self._open) > 200:
             self._open.pop(next(iter(self._open)))
 
@@ -186,7 +187,10 @@ class Board:
         in_use = tuple(Point(((names.POOL, label),), n) for label, (n, _) in pools.items())
         capacity = tuple(Point(((names.POOL, label),), n) for label, (_, n) in pools.items())
         open_now = _points(names.CAUSE, Counter(known.cause for known in opened))
+        oldest = {known.cause: min(o.opened_at for o in opened if o.cause == known.cause) for known in opened}
+        ages = tuple(Point(((names.CAUSE, cause),), max(0.0, time.time() - since)) for cause, since in sorted(oldest.items()))
         return [
+            Family(names.METRIC_INCIDENT_OLDEST, "gauge", "s", "Age of the oldest incident that has not ended.", ages),
             Family(names.METRIC_INCIDENTS, "counter", "{incident}", "Incidents by cause.", counted),
             Family(names.METRIC_INCIDENTS_OPEN, "gauge", "{incident}", "Incidents that have not ended.", open_now),
             Family(names.METRIC_PARKED, "gauge", "{task}", "Waiters that open incidents hold up.", _points(names.CAUSE, parked)),
