@@ -23,10 +23,13 @@ _MEMORY = "/anyio/streams/memory.py"
 _PORTAL = "/anyio/from_thread.py"
 _LIMIT = 1000
 
-#: anyio renames the modules of what it exports to plain ``anyio``.
-_EVENT, _LOCK, _CONDITION, _SEMAPHORE, _LIMITER = (
-    f"anyio.{name}" for name in ("Event", "Lock", "Condition", "Semaphore", "CapacityLimiter")
-)
+
+def _names(name: str) -> tuple[str, str]:
+    """anyio renames the module of what it exports to plain ``anyio``, some releases only when a name is first asked for."""
+    return f"anyio.{name}", f"anyio._core._synchronization.{name}"
+
+
+_EVENT, _LOCK, _CONDITION, _SEMAPHORE, _LIMITER = map(_names, ("Event", "Lock", "Condition", "Semaphore", "CapacityLimiter"))
 
 
 def _real(obj: ObjectView | None) -> ObjectView | None:
@@ -119,11 +122,11 @@ def condition_lock(condition: ObjectView, desk: Desk) -> Primitive | None:
 
 def _acquire(look: Look) -> Sighting | None:
     obj = look.frame.local("self")
-    if is_a(obj, _LOCK) and obj is not None:
+    if is_a(obj, *_LOCK) and obj is not None:
         return Sighting(lock_primitive(obj, look.desk), "acquire")
-    if is_a(obj, _SEMAPHORE) and obj is not None:
+    if is_a(obj, *_SEMAPHORE) and obj is not None:
         return Sighting(semaphore_primitive(obj, look.desk), "acquire")
-    if is_a(obj, _LIMITER) and obj is not None:
+    if is_a(obj, *_LIMITER) and obj is not None:
         return Sighting(limiter_primitive(obj, look.desk), "acquire")
     return None
 
@@ -133,13 +136,13 @@ def _wait(look: Look) -> Sighting | None:
     obj, desk = look.frame.local("self"), look.desk
     if obj is None:
         return None
-    if is_a(obj, _CONDITION):
+    if is_a(obj, *_CONDITION):
         if any(frame.name == "acquire" for frame in look.chain[look.index + 1 :]):
             return None  # notified, and queueing for the lock
         lock = condition_lock(obj, desk)
         primitive = Primitive(desk.id_of("condition", obj), "condition", "anyio.Condition", NAME, {"waiting": _waiting(obj)})
         return Sighting(primitive, "wait", releases=(lock.id,) if lock is not None else ())
-    if is_a(obj, _EVENT):
+    if is_a(obj, *_EVENT):
         return _event(look, _real(obj) or obj)
     if is_a(obj, "anyio._backends._asyncio.Process"):
         process = obj.attr("_process")
@@ -271,9 +274,9 @@ WAITS = (
 REQUESTS = (Spot(_PORTAL, "_call_func", threads.portal_call, target="anyio.from_thread:BlockingPortal._call_func"),)
 
 HOLDS = {
-    _LOCK: lock_primitive,
-    _SEMAPHORE: semaphore_primitive,
-    _CONDITION: condition_lock,
+    **dict.fromkeys(_LOCK, lock_primitive),
+    **dict.fromkeys(_SEMAPHORE, semaphore_primitive),
+    **dict.fromkeys(_CONDITION, condition_lock),
     "anyio._backends._asyncio.TaskGroup": _open_group,
 }
 

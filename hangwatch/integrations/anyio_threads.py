@@ -23,13 +23,15 @@ class Workers:
         self.queued: dict[int, str] = {}
         for thread in desk.reader.threads():
             frames = thread.frames()[:5]
-            worker = next((frame for frame in frames if frame.name == "run" and frame.file.endswith(_BACKEND)), None)
-            if worker is not None:
-                self._add(f"thread:{thread.native_id}", worker)
+            at = next((index for index, frame in enumerate(frames) if frame.name == "run" and frame.file.endswith(_BACKEND)), None)
+            if at is not None:
+                # Up to 4.4 an idle worker still has its last job's future.
+                idle = any(frame.file.endswith("/queue.py") for frame in frames[at + 1 : at + 2])
+                self._add(f"thread:{thread.native_id}", frames[at], idle)
 
-    def _add(self, thread_id: str, worker: FrameView) -> None:
+    def _add(self, thread_id: str, worker: FrameView, idle: bool) -> None:
         future, this = worker.local("future"), worker.local("self")
-        if future is not None and is_pending(future):
+        if not idle and future is not None and is_pending(future):
             self.running[future.id] = thread_id
         queue = this.attr("queue") if this is not None else None
         waiting = queue.attr("queue") if queue is not None else None

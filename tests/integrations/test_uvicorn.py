@@ -9,14 +9,14 @@ import pytest
 
 from hangwatch.graph import WaitGraph
 from hangwatch.records import FOREVER
-from tests.integrations.stage import client, loop_running, look, parked, uvicorn_running, when
+from tests.integrations.stage import client, look, loop_running, parked, uvicorn_running, when
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 HEADERS = f"Host: t\r\ntraceparent: {TRACE}\r\n"
 
 
 async def lifespan(receive, send):
-    while (message := await receive())["type"] == "lifespan.startup":
+    while (await receive())["type"] == "lifespan.startup":
         await send({"type": "lifespan.startup.complete"})
     await send({"type": "lifespan.shutdown.complete"})
 
