@@ -28,6 +28,8 @@ class CodeInfo:
     line_table: bytes
     slots: tuple[str, ...]
     boxed: frozenset[int]
+    #: names of free variables, in the order of the function's ``__closure__``
+    free: tuple[str, ...]
     instructions: int
     stack_size: int
     exceptions: bytes
@@ -68,7 +70,8 @@ class Codes:
             boxed = frozenset(place for place, kind in enumerate(kinds) if kind & (_CELL | _FREE))
             qualname = heap.text(memory.u64(address + layout.code_qualname))
             exceptions = _all_bytes(heap, memory.u64(address + layout.code_exceptions))
-            return CodeInfo(address, file, name, qualname, first, lines, tuple(names), boxed, address + layout.code_bytes, depth, exceptions, optimized)
+            free = tuple(word for word, kind in zip(names, kinds, strict=False) if kind & _FREE)
+            return CodeInfo(address, file, name, qualname, first, lines, tuple(names), boxed, free, address + layout.code_bytes, depth, exceptions, optimized)
         groups = [
             [heap.text(item) for item in heap.tuple_items(memory.u64(address + offset))]
             for offset in (layout.code_varnames, layout.code_cellvars, layout.code_freevars)
@@ -76,7 +79,7 @@ class Codes:
         plain = len(groups[0])
         slots = tuple(groups[0] + groups[1] + groups[2])
         code = memory.u64(address + layout.code_bytes) + layout.bytes_items
-        return CodeInfo(address, file, name, name, first, lines, slots, frozenset(range(plain, len(slots))), code, depth, b"", optimized)
+        return CodeInfo(address, file, name, name, first, lines, slots, frozenset(range(plain, len(slots))), tuple(groups[2]), code, depth, b"", optimized)
 
     def line(self, code: CodeInfo, offset: int) -> int:
         """The source line of the instruction at byte ``offset``; the first line when it has not begun."""

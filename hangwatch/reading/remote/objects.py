@@ -372,9 +372,30 @@ def _socket_attribute(obj: RemoteObject, name: str) -> ObjectView | None:
     return Constant(peer, obj.id) if peer else None
 
 
+def _code_attribute(obj: RemoteObject, name: str) -> ObjectView | None:
+    if name not in ("co_freevars", "co_firstlineno", "co_name", "co_qualname", "co_filename"):
+        return None
+    code = obj.codes.info(obj.id)
+    if name == "co_freevars":
+        return Made("tuple", [Constant(word, obj.id) for word in code.free], obj.id)
+    answers: dict[str, Plain] = {"co_firstlineno": code.first_line, "co_name": code.name, "co_qualname": code.qualname, "co_filename": code.file}
+    return Constant(answers[name], obj.id)
+
+
+def _generator_attribute(obj: RemoteObject, name: str) -> ObjectView | None:
+    heap = obj.codes.heap
+    memory, layout = heap.memory, heap.layout
+    if name in ("__qualname__", "__name__"):
+        return field(obj.codes, memory.u64(obj.id + layout.generator_qualname - (8 if name == "__name__" else 0)))
+    if name not in ("gi_code", "cr_code", "ag_code"):
+        return None
+    frame = obj.id + layout.generator_frame if layout.version >= (3, 11) else memory.u64(obj.id + layout.generator_frame)
+    return field(obj.codes, memory.u64(frame + layout.frame_code) & ~7) if frame else None
+
+
 _SPECIAL: Final[dict[str, Callable[[RemoteObject, str], ObjectView | None]]] = {
     "future": _future_attribute, "task": _task_attribute, "function": _function_attribute, "method": _method_attribute,
     "cfunction": _cfunction_attribute, "type": _type_attribute, "cell": _single("cell_contents", "cell_contents"),
     "weakref": _single("weakref_target", "target"), "module": _module_attribute, "lock": _lock_attribute, "rlock": _rlock_attribute,
-    "socket": _socket_attribute,
+    "socket": _socket_attribute, "code": _code_attribute, "generator": _generator_attribute,
 }  # fmt: skip

@@ -88,11 +88,16 @@ def test_names_of_types(seen):
 
 
 def test_callables(seen):
-    _, objects, _ = seen
+    _, objects, truth = seen
     assert plain(objects["function"], "__qualname__") == "function"
     assert plain(objects["function"], "__module__") == "__main__"
     assert plain(objects["closure"], "__qualname__") == "function.<locals>.inner"
     assert objects["closure"].attr("__closure__").items()[0].attr("cell_contents").value() == "kept"
+    code = objects["closure"].attr("__code__")
+    assert [view.value() for view in code.attr("co_freevars").items()] == ["cell"]
+    assert (plain(code, "co_name"), plain(code, "co_filename")[-9:]) == ("inner", "things.py")
+    assert plain(objects["function"].attr("__code__"), "co_firstlineno") == truth["first_line"]
+    assert plain(objects["generator"], "__name__") == plain(objects["generator"].attr("gi_code"), "co_name") == "counts"
     assert plain(objects["method"], "__qualname__") == "Plain.__init__"
     assert objects["method"].attr("__self__").type_name == "__main__.Plain"
     assert objects["method"].attr("__func__").type_name == "function"

@@ -83,6 +83,10 @@ def function(argument, *, word=1):
     return inner
 
 
+def counts():
+    yield 1
+
+
 def holed_set():
     found = set(range(100))
     for number in range(0, 100, 2):
@@ -123,7 +127,7 @@ OBJECTS = {
     "frozenset": frozenset([1, 2]), "dict": holed_dict(), "ordered": ORDERED, "weakset": WEAK, "bytes": b"raw\x00bytes", "bytearray": BYTEARRAY,
     "enum": Colour.RED, "partial": functools.partial(function, 3, word=4), "method": Plain().__init__, "function": function,
     "closure": function("kept"), "builtin": len, "reference": weakref.ref(KEEP[0]), "class": Plain, "lock": threading.Lock(), "rlock": threading.RLock(),
-    "taken": threading.Lock(), "entered": threading.RLock(),
+    "generator": counts(), "taken": threading.Lock(), "entered": threading.RLock(),
 }
 OBJECTS["taken"].acquire()
 OBJECTS["entered"].acquire()
@@ -147,6 +151,7 @@ async def futures():
             "set": sorted(OBJECTS["set"]),
             "dict": [[k, v] for k, v in OBJECTS["dict"].items()],
             "keep": sorted(map(id, KEEP)),
+            "first_line": function.__code__.co_firstlineno,
             "ident": threading.get_ident(),
         }),
         flush=True,
