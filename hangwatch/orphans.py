@@ -6,6 +6,7 @@ process is. From these, and from what can still be seen of a live process, comes
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -14,44 +15,72 @@ from pathlib import Path
 from typing import Any
 
 from hangwatch import evidence
-from hangwatch.errors import HangwatchError
 from hangwatch.evidence import faulthandler
 from hangwatch.investigate import investigate
 from hangwatch.kernel import procfs
 from hangwatch.records import SCHEMA, Evidence, Frame, Incident, Loop, Snapshot, Stall, Thread
-from hangwatch.store import Store
+from hangwatch.store import Store, started_at_tick
 
 #: A live worker writes its own incident within this long of the dump unless it cannot run: then somebody else must.
 GRACE_S = 1.5
 #: Two reports of one stall name its begin alike up to the watchdog's tick and the timer's period.
 SAME_S = 5.0
+#: A folder without worker.json is one that is just being made, or one of a worker killed at its very start.
+NAMELESS_S = 60.0
+#: In a live worker's folder: the id of the incident that was told in its place.
+TOLD = "told"
 
 
 def finish(store: Store, *, live: bool = True, now: float | None = None, ended: list[Incident] | None = None) -> list[Incident]:
     """Adds an incident for every worker that left one behind; ends the open ones of dead workers. Returns what was added.
 
-    ``ended`` takes the open ones that were ended. ``live``: also look at workers that still run but hang too hard to report (takes py-spy's time, some 0.1 s each). Never raises for what
-    it finds: a folder that cannot be read is left for the next time.
+    ``ended`` takes the open ones that were ended. ``live``: also look at workers that still run but hang too hard to report (takes
+    py-spy's time, some 0.1 s each). Never raises for what it finds: a folder that cannot be read is left for the next time.
     """
     now = time.time() if now is None else now
     added = []
     for folder, pid, alive in store.worker_dirs():
         facts = _facts(folder)
-        if facts.get("pid") != pid or (alive and not live):
+        if facts.get("pid") != pid:
+            _clear_away(folder, alive, now)
+            continue
+        # A worker of another container or host that shares the spool: its pid is somebody else's here.
+        if alive and not (live and folder.name == f"{pid}-{started_at_tick(pid)}"):
             continue
         try:
             incident = _of_worker(store, folder, facts, alive, now)
             if incident is not None:
                 store.add(incident)
                 added.append(incident)
-            if not alive:
+            if alive:
+                _follow(store, folder, incident, now)
+            else:
                 closed = _close_open_ones(store, facts)
                 if ended is not None:
                     ended += closed
                 shutil.rmtree(folder, ignore_errors=True)
-        except (OSError, HangwatchError):
+        except Exception:  # half a file, one of another version: one folder must not cost the others
             continue
     return added
+
+
+def _clear_away(folder: Path, alive: bool, now: float) -> None:
+    """Killed before it had written what it is: nothing can be told of it."""
+    with contextlib.suppress(OSError):
+        if not alive and now - folder.stat().st_mtime > NAMELESS_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _follow(store: Store, folder: Path, incident: Incident | None, now: float) -> None:
+    """Remembers which incident was told in a live worker's place, and ends it once the worker runs again: then its dump is empty."""
+    mark = folder / TOLD
+    if incident is not None:
+        mark.write_text(incident.id)
+    elif mark.exists() and not (folder / "faulthandler.txt").stat().st_size:
+        known = store.load(mark.read_text())
+        mark.unlink()
+        if known.closed_at is None:
+            store.update(dataclasses.replace(known, closed_at=now))
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -70,7 +99,7 @@ def _of_worker(store: Store, folder: Path, facts: dict[str, Any], alive: bool, n
         return None
     limit_s = float(facts.get("config", {}).get("loop_after") or 0.5)
     opened_at = written_at - limit_s
-    if _told(store, pid, opened_at):
+    if _told(store, facts, opened_at):
         return None
     end_at = now if alive else max(float(facts.get("beat_at") or 0), written_at)
     age_ns, limit_ns = int((end_at - opened_at) * 1e9), int(limit_s * 1e9)
@@ -87,10 +116,15 @@ def _of_worker(store: Store, folder: Path, facts: dict[str, Any], alive: bool, n
     return incident if alive else dataclasses.replace(incident, closed_at=end_at)
 
 
-def _told(store: Store, pid: int, opened_at: float) -> bool:
+def _is_of(known: Incident, facts: dict[str, Any]) -> bool:
+    """In containers that share a spool many workers have the same pid; their hosts' names differ."""
+    return known.snapshot.pid == facts.get("pid") and (not known.host or not facts.get("host") or known.host == facts["host"])
+
+
+def _told(store: Store, facts: dict[str, Any], opened_at: float) -> bool:
     """That stall is in the spool already, by the worker itself or by an earlier look."""
     return any(
-        known.snapshot.pid == pid
+        _is_of(known, facts)
         and known.stall.kind == "loop"
         and known.opened_at - SAME_S <= opened_at <= (known.closed_at or opened_at) + SAME_S
         for known in store.list()
@@ -124,10 +158,10 @@ def _snapshot(facts: dict[str, Any], dump: Evidence, alive: bool, end_at: float,
 
 def _close_open_ones(store: Store, facts: dict[str, Any]) -> list[Incident]:
     """A killed worker's incidents ended with it."""
-    pid, started_at, ended_at = facts.get("pid"), float(facts.get("started_at") or 0), float(facts.get("beat_at") or time.time())
+    started_at, ended_at = float(facts.get("started_at") or 0), float(facts.get("beat_at") or time.time())
     closed = []
     for known in store.list():
-        if known.snapshot.pid == pid and known.closed_at is None and known.opened_at >= started_at:
+        if _is_of(known, facts) and known.closed_at is None and known.opened_at >= started_at:
             closed.append(dataclasses.replace(known, closed_at=max(ended_at, known.opened_at)))
             store.update(closed[-1])
     return closed

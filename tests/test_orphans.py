@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hangwatch import orphans
+from hangwatch.records import Incident, Snapshot, Stall
 from hangwatch.store import Store
 
 FREEZE = """
@@ -95,3 +97,58 @@ def test_what_the_worker_told_itself_is_not_told_again(frozen):
     assert orphans.finish(store) == []
     (incident,) = store.list()
     assert incident.closed_at is not None, "it ended with its worker"
+
+
+def test_an_incident_told_in_its_place_ends_when_the_worker_runs_again(frozen):
+    _process, store = frozen("ctypes.PyDLL(None).usleep(4_000_000)")
+    wait_for(lambda: dumped(store))
+    (incident,) = wait_for(lambda: orphans.finish(store))
+    assert incident.closed_at is None
+    wait_for(lambda: not dumped(store))
+    orphans.finish(store)
+    assert store.load(incident.id).closed_at is not None
+
+
+def left_behind(tmp_path, name="1-1", **facts):
+    """A folder of a worker that does not live, as it stays after a kill."""
+    folder = Store(tmp_path).workers / name
+    folder.mkdir(parents=True)
+    (folder / "lock").write_text("{}")
+    (folder / "worker.json").write_text(json.dumps({"pid": 1, "started_at": 1.0, "beat_at": time.time(), "host": "here", **facts}))
+    (folder / "faulthandler.txt").write_text("")
+    return folder
+
+
+def test_one_killed_while_all_was_well_leaves_nothing(tmp_path):
+    left_behind(tmp_path)
+    store = Store(tmp_path)
+    assert orphans.finish(store) == [] == store.list() and store.worker_dirs() == []
+
+
+@pytest.mark.parametrize("facts", [{"config": 3}, {"loops": "x"}, {"beat_at": "soon"}, {"config": {"loop_after": []}}], ids=str)
+def test_nonsense_in_one_folder_costs_no_other(tmp_path, facts):
+    dump = 'Timeout (0:00:00.500000)!\nThread 0x00007f (most recent call first):\n  File "/srv/app.py", line 3 in f\n'
+    for name, more in (("1-1", facts), ("1-2", {})):
+        (left_behind(tmp_path, name, **more) / "faulthandler.txt").write_text(dump)
+    (incident,) = orphans.finish(Store(tmp_path))
+    assert incident.snapshot.threads[0].frames[0].file == "/srv/app.py"
+
+
+def test_one_killed_before_it_said_what_it_is_goes_after_a_while(tmp_path):
+    folder = left_behind(tmp_path)
+    (folder / "worker.json").unlink()
+    orphans.finish(Store(tmp_path))
+    assert folder.exists()
+    orphans.finish(Store(tmp_path), now=time.time() + orphans.NAMELESS_S + 1)
+    assert not folder.exists()
+
+
+def test_containers_that_share_a_spool_share_pids_too(tmp_path):
+    """Pid 1 was killed in one container; the open incident of pid 1 of another is none of its business."""
+    store = Store(tmp_path)
+    for number, host in enumerate(("here", "elsewhere")):
+        snapshot = Snapshot(1, 2.0, 10, 1, "agent")
+        store.add(Incident(f"i{number}", "f", "shop", Stall("request", "request:1", 0, 1), snapshot, opened_at=2.0, host=host))
+    left_behind(tmp_path)
+    orphans.finish(store)
+    assert [(i.host, i.closed_at is None) for i in store.list()] == [("here", False), ("elsewhere", True)]
