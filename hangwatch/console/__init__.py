@@ -31,6 +31,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         found: click.Command = importlib.import_module(f"hangwatch.console.{cmd_name}").command
+        found.name = cmd_name  # every module calls it `command`; click 7 completes by this name
         return found
 
 

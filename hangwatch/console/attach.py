@@ -28,6 +28,11 @@ def command(target: str | None, as_json: bool, native: bool, watching: bool, cor
     Its memory is read; it is not stopped, and no code runs in it. Python 3.9 to 3.15, asyncio and uvloop. A port
     (:8000) or a part of the command line may stand for the pid, and a master for its workers.
 
+    \b
+    hangwatch attach 4242
+    hangwatch attach :8000 --watch
+    hangwatch attach 4242 --json | jq -r '.findings[0].title'
+
     Exit status: 0 nothing found, 1 findings, 2 it cannot be looked at.
     """
     if (target is None) == (core is None):

@@ -18,7 +18,12 @@ from hangwatch.store import Store
 @click.option("--mb", type=float, metavar="MB", help="Keep at most this many megabytes, the newest. [200]")
 @click.option("--all", "everything", is_flag=True, help="Remove every incident.")
 def command(spool: str | None, days: float | None, mb: float | None, everything: bool) -> int:
-    """Remove old incidents. The agent does so by itself whenever it stores one."""
+    """Remove old incidents. The agent does so by itself whenever it stores one.
+
+    \b
+    hangwatch prune --days 3
+    hangwatch prune --mb 50 --spool /var/lib/hangwatch
+    """
     if (days is not None and days < 0) or (mb is not None and mb < 0):
         raise ConfigError("--days and --mb are not negative")
     config = Config.make()

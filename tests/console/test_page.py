@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from hangwatch.console.markup import clean
 from hangwatch.console.page import page
 from tests.console import sample
 
@@ -94,7 +95,7 @@ def test_it_says_what_show_says(made):
     read = Reader(page(made))
     said = " ".join(" ".join(word for words in read.words.values() for word in words).split())
     for finding in made.findings:
-        assert " ".join(finding.title.split())[:60] in said
+        assert " ".join(clean(finding.title).split())[:60] in said
         assert finding.cause in said
     for fact in made.findings[0].because[:3] if made.findings and made.service == "shop" else ():
         assert fact in said
