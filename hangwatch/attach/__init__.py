@@ -23,6 +23,7 @@ from hangwatch.attach.stalled import stall_between
 from hangwatch.errors import CannotLook
 from hangwatch.evidence.base import Target
 from hangwatch.investigate import investigate
+from hangwatch.kernel import procfs
 from hangwatch.reading.remote import RemoteReader
 from hangwatch.reading.remote.core import CoreSide, CoreSource
 from hangwatch.records import Evidence, Incident, Snapshot, Stall
@@ -75,7 +76,12 @@ def _without_collector() -> Iterator[None]:
 def _look(reader: RemoteReader, native: bool, captures: tuple[str, ...], apart_s: float, service: str) -> Incident:
     pid = reader.pid
     began = time.monotonic()
-    earlier, gil, turns = settled(take(reader), reader), reader.gil(), reader.turns()
+    seen = settled(take(reader), reader)
+    parent = procfs.parent(pid)
+    if parent is not None and _is_fork_of_a_service(seen) and permissions.why_not(parent) is None:
+        # Its loop and tasks are a copy of its parent's, from the moment of the fork: what hangs, hangs there.
+        return _look(open_reader(parent), native, captures, apart_s, service)
+    earlier, gil, turns = seen, reader.gil(), reader.turns()
     wanted = (*captures, "py-spy") if native else captures
     collected = evidence.collect(Target(pid, native=native, loop_native_ids=reader.loop_native_ids()), wanted) if wanted else ()
     time.sleep(max(0.0, apart_s - (time.monotonic() - began)))
@@ -98,7 +104,7 @@ def settled(seen: Snapshot, reader: RemoteReader) -> Snapshot:
     shaken = {task.waits_on for task in seen.tasks if task.id in moved}
     return dataclasses.replace(
         seen,
-        tasks=tuple(dataclasses.replace(task, state="ready", waits_on=None) if task.id in moved else task for task in seen.tasks),
+        tasks=tuple(dataclasses.replace(task, state="parked", waits_on=None) if task.id in moved else task for task in seen.tasks),
         waits=tuple(wait for wait in seen.waits if wait.task_id not in moved),
         primitives=tuple(
             dataclasses.replace(primitive, ready=None, waiters=tuple(waiter for waiter in primitive.waiters if waiter not in moved))
@@ -127,6 +133,17 @@ def gil_evidence(reader: RemoteReader, before: tuple[int | None, int] | None, ap
     where = f"in the system call {reader.side.syscall(owner)}" if sits else "and a loop's thread waits for it" if asked else "inside one call of C code"
     text = f"Thread {owner} had the GIL in two looks {apart_ms:.0f} ms apart, without giving it away in between, {where}."
     return (Evidence("gil", text, {"owner": owner, "kept_ms": round(apart_ms, 1), "call": call, "asked": asked}),)
+
+
+def _is_fork_of_a_service(seen: Snapshot) -> bool:
+    """A worker of multiprocessing, forked while a loop ran: below the frames of that loop stands the worker's own main function."""
+    for thread in seen.threads:
+        ran = False
+        for frame in thread.frames:
+            ran = ran or frame.function.rpartition(".")[2] in ("_run_once", "run_forever")
+            if ran and frame.file.endswith("multiprocessing/process.py") and frame.function.rpartition(".")[2] == "_bootstrap":
+                return True
+    return False
 
 
 def look_at_core(path: str, service: str = "") -> Incident:

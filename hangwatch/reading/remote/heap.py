@@ -30,7 +30,7 @@ _SHAPES: Final = {
     "NoneType": "none", "bool": "bool", "int": "int", "float": "float", "set": "set", "frozenset": "set", "collections.deque": "deque",
     "bytearray": "bytearray", "_weakrefset.WeakSet": "weakset", "_asyncio.Task": "task", "_asyncio.Future": "future", "function": "function",
     "method": "method", "builtin_function_or_method": "cfunction", "cell": "cell", "module": "module", "weakref": "weakref",
-    "weakref.ReferenceType": "weakref", "weakref.KeyedRef": "weakref", "_thread.lock": "lock", "_socket.socket": "socket", "_thread.RLock": "rlock",
+    "weakref.ReferenceType": "weakref", "weakref.KeyedRef": "weakref", "_thread.lock": "lock", "_socket.socket": "socket", "_queue.SimpleQueue": "simplequeue", "_thread.RLock": "rlock",
     "coroutine": "generator", "generator": "generator", "async_generator": "generator", "code": "code",
 }  # fmt: skip
 
@@ -250,6 +250,18 @@ class Heap:
             index = 0
             if left > 0:
                 block = memory.u64(block + 8 + 8 * _DEQUE_BLOCK)
+
+    def simple_queue_items(self, address: int, limit: int = _MOST) -> list[int]:
+        """``_queue.SimpleQueue`` (Modules/_queuemodule.c): until 3.12 a list and where it begins, then a ring of pointers."""
+        memory = self.memory
+        if self.layout.version <= (3, 12):
+            begin = memory.i64(address + 40)
+            return list(self.list_items(memory.u64(address + 32)))[begin : begin + limit]
+        first, table, room, count = (memory.u64(address + place) for place in (32, 40, 48, 56))
+        if count > room or room > _MOST or (room and first >= room):
+            raise Unreadable("torn queue")
+        words = memory.words(table, room)
+        return [word for place in range(min(count, limit)) if (word := words[(first + place) % room])]
 
     def dict_size(self, address: int) -> int:
         return self.memory.u64(address + 16)

@@ -171,6 +171,8 @@ class RemoteObject:
             return list(heap.set_items(at, limit))
         if shape == "dict":
             return [value for _, value in heap.dict_pairs(at, limit)]
+        if shape == "simplequeue":
+            return heap.simple_queue_items(at, limit)
         if shape == "weakset":
             return weak_members(heap, at, limit)
         return []

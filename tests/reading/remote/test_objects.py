@@ -62,6 +62,7 @@ def test_containers(seen):
         assert objects[name].length() == len(truth["items"][name]), name
     assert [view.value() for view in objects["deque"].items(limit=80)] == truth["items"]["deque"][:80]
     assert objects["empty_list"].items() == [] and objects["empty_list"].length() == 0
+    assert [view.value() for view in objects["queue"].items()] == list(range(10, 20))
     inner = objects["tuple"].items()[1]
     assert [view.value() for view in inner.items()] == [2, 3]
     assert sorted(view.value() for view in objects["set"].items()) == truth["set"]

@@ -5,6 +5,7 @@ import collections
 import enum
 import functools
 import json
+import queue
 import threading
 import time
 import weakref
@@ -83,6 +84,15 @@ def function(argument, *, word=1):
     return inner
 
 
+def turned_queue():
+    found = queue.SimpleQueue()
+    for number in range(20):
+        found.put(number)
+        if number % 2:
+            found.get()
+    return found
+
+
 def counts():
     yield 1
 
@@ -127,7 +137,7 @@ OBJECTS = {
     "frozenset": frozenset([1, 2]), "dict": holed_dict(), "ordered": ORDERED, "weakset": WEAK, "bytes": b"raw\x00bytes", "bytearray": BYTEARRAY,
     "enum": Colour.RED, "partial": functools.partial(function, 3, word=4), "method": Plain().__init__, "function": function,
     "closure": function("kept"), "builtin": len, "reference": weakref.ref(KEEP[0]), "class": Plain, "lock": threading.Lock(), "rlock": threading.RLock(),
-    "generator": counts(), "taken": threading.Lock(), "entered": threading.RLock(),
+    "queue": turned_queue(), "generator": counts(), "taken": threading.Lock(), "entered": threading.RLock(),
 }
 OBJECTS["taken"].acquire()
 OBJECTS["entered"].acquire()
