@@ -15,10 +15,10 @@
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-MAP(threads, BPF_MAP_TYPE_HASH, __u64, struct loop_thread, 8192);
+MAP(threads, BPF_MAP_TYPE_HASH, __u64, struct loop_thread, 2048);
 /* By some bits of a task's address: may it be one of `threads`? */
 MAP(marked, BPF_MAP_TYPE_ARRAY, __u32, __u8, 65536);
-MAP(known, BPF_MAP_TYPE_HASH, __u32, struct loop_known, 8192);
+MAP(known, BPF_MAP_TYPE_HASH, __u32, struct loop_known, 4096);
 MAP(where, BPF_MAP_TYPE_ARRAY, __u32, __u64, 1);
 RING(events, 1 << 17);
 struct {

@@ -31,6 +31,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 @click.option("--loop-after", metavar="S", help="A loop that has not come back for S seconds is blocked. [0.5]")
 @click.option("--stall-after", metavar="S", help="A request without an answer for S seconds is stalled. [10]")
 @click.option("--native", is_flag=True, help="Ask py-spy for native frames at a stall: it stops the target for some 50 ms.")
+@click.option("--full", is_flag=True, help="Follow every call on every connection, always: exact, but some microseconds a request on the whole host.")
+@click.option("--heads", is_flag=True, help="With eBPF, copy method and path out of the first bytes of requests.")
 @click.option("--no-ebpf", is_flag=True, help="Do without eBPF: sample /proc.")
 def command(
     names: tuple[str, ...],
@@ -44,6 +46,8 @@ def command(
     loop_after: str | None,
     stall_after: str | None,
     native: bool,
+    full: bool,
+    heads: bool,
     no_ebpf: bool,
 ) -> int:
     """Watch workers from outside, with nothing inside them: blocked event loops, connections without an answer.
@@ -80,6 +84,8 @@ def command(
         cpu_share=cpu_percent / 100,
         use_bpf=not no_ebpf,
         native=native,
+        full=full,
+        heads=heads,
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: watcher.stop())

@@ -20,7 +20,7 @@ from typing import Any
 
 from hangwatch.kernel import callclasses, offsets, rows
 from hangwatch.kernel.bpf import BadObject, BpfError, Collector, Ring, load_object
-from hangwatch.kernel.rows import LoopEnded, LoopRow
+from hangwatch.kernel.rows import CLIENT, CONNECTION, SERVER, WAITS, ConnectionRow, Heads, LoopEnded, LoopRow, connection_row, heads
 
 #: The number of the kernel's first pid namespace (PROC_PID_INIT_INO in include/linux/proc_ns.h).
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC
@@ -201,3 +201,59 @@ class LoopTime(Collecting):
         """Addresses in the kernel, innermost first."""
         raw = self.maps["stacks"].get(callclasses.key(number)) if number >= 0 else None
         return tuple(address for address in struct.unpack("<32Q", raw) if address) if raw else ()
+
+
+class ConnTime(Collecting):
+    """conntime: the connections of the watched processes. Attached by `attach`, which taxes every system call of the host."""
+
+    NAME = "conntime"
+
+    def __init__(self, limit_ns: int, known: offsets.Offsets | None = None, *, copy_heads: bool = False) -> None:
+        super().__init__(limit_ns, known, heads=copy_heads)
+        try:
+            self.collector.load("conn_call")
+            self._ring = Ring(self.maps["events"])
+        except BpfError as error:
+            self.close()
+            raise CannotCollect(f"the kernel refuses eBPF ({error.step}: {error.strerror})", error) from error
+
+    def attach(self) -> None:
+        """Raises BpfError."""
+        self.collector.attach("conn_call")
+
+    def detach(self) -> None:
+        self.collector.detach("conn_call")
+
+    @property
+    def attached(self) -> bool:
+        return bool(self.collector.attached)
+
+    def seed(self, row: ConnectionRow) -> None:
+        """A connection that was there before the program; one that it knows already is left alone."""
+        key = struct.pack("<iI", row.fd, row.pid)
+        with contextlib.suppress(BpfError):
+            if self.maps["connections"].get(key) is None:
+                self.maps["connections"].put(key, row.packed())
+
+    def clear(self) -> None:
+        """Forgets all connections: what the program did not see since it was detached would be told wrong."""
+        for key, _ in list(self.maps["connections"].items()):
+            self.maps["connections"].drop(key)
+
+    def overdue(self, now_ns: int, limit_ns: int) -> Iterator[ConnectionRow]:
+        """Connections on which something has lasted longer than ``limit_ns``, out of all: ten thousand take some milliseconds."""
+        since = now_ns - limit_ns
+        for _, values, _ in self.maps["connections"].batches():
+            for row in CONNECTION.iter_unpack(values):
+                _, _, _, role, flags, _, _, _, waits_since, received_at, sent_at, unsent_since = row[:12]
+                waits = flags & WAITS and waits_since < since and (role == CLIENT or received_at < since)
+                if waits or (unsent_since and unsent_since < since and sent_at < since) or (role == SERVER and sent_at and sent_at < since):
+                    yield connection_row(row)
+
+    def heads(self, row: ConnectionRow) -> Heads:
+        raw = self.maps["heads"].get(struct.pack("<iI", row.fd, row.pid))
+        return heads(raw) if raw else Heads()
+
+    def answered(self) -> list[tuple[int, ConnectionRow]]:
+        """(when, the connection as it was before) of answers that took longer than the limit, since the last call."""
+        return [(struct.unpack_from("<Q", raw)[0], connection_row(CONNECTION.unpack_from(raw, 8))) for raw in self._ring.read()]

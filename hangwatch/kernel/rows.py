@@ -11,6 +11,8 @@ CONFIG = struct.Struct("<QQQIIIIIIII3II")
 TARGET = struct.Struct("<QQ")
 KNOWN = struct.Struct("<iIQ")
 LOOP = struct.Struct("<IIiiQQQQQQ3QQQQ3QiIii")
+CONNECTION = struct.Struct("<IiIBBBBQQQQQQQQQII")
+HEADS = struct.Struct("<128s192s8s")
 LOOP_ENDED = struct.Struct(f"<QQQ{LOOP.format[1:]}")
 
 
@@ -75,3 +77,59 @@ def loop_ended(raw: bytes) -> LoopEnded:
     at_ns, exec_ns, delay_ns = struct.unpack_from("<QQQ", raw)
     row = loop_row(raw, 24)
     return LoopEnded(at_ns, exec_ns - row.exec_ns if exec_ns else None, delay_ns - row.delay_ns if delay_ns else None, row)
+
+
+# enum role and enum connection_flags in collectors/conntime.h
+SERVER, CLIENT = 1, 2
+WAITS, ENDED, TLS, UPGRADED, TICKETS, SEEDED = 1, 2, 4, 8, 16, 32
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRow:
+    """One connection (``struct connection``). Times in monotonic ns, 0 for never; ``role`` and ``flags`` as above."""
+
+    pid: int
+    fd: int
+    tid: int
+    role: int
+    flags: int
+    sends: int
+    opened_at: int
+    waits_since: int
+    received_at: int
+    sent_at: int
+    unsent_since: int
+    received: int
+    sent: int
+    request_bytes: int
+    answer_bytes: int
+    exchanges: int
+    flight: int = 0
+
+    @property
+    def waits(self) -> bool:
+        return bool(self.flags & WAITS)
+
+    def packed(self) -> bytes:
+        return CONNECTION.pack(
+            self.pid, self.fd, self.tid, self.role, self.flags, self.sends, 0, self.opened_at, self.waits_since, self.received_at,
+            self.sent_at, self.unsent_since, self.received, self.sent, self.request_bytes, self.answer_bytes, self.exchanges, self.flight,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The first bytes of the last request and of its answer, the last bytes written. May hold what strangers sent."""
+
+    request: bytes = b""
+    answer: bytes = b""
+    tail: bytes = b""
+
+
+def connection_row(values: tuple[int, ...]) -> ConnectionRow:
+    """From what ``CONNECTION`` unpacks."""
+    return ConnectionRow(*values[:6], *values[7:])
+
+
+def heads(raw: bytes) -> Heads:
+    return Heads(*HEADS.unpack(raw))

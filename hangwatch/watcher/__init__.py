@@ -2,8 +2,8 @@
 
     Watcher(config, Choice(everything=True)).run(told)
 
-Three things happen, each in a thread of its own, so that none makes another late: a timer reads what the kernel's programs noted;
-connections are looked through now and then; what was found is examined (attach's two looks), stored and exported, one at a time.
+A timer reads what the kernel's programs noted of loops, some times a second, and looks through the connections once a second. What it
+finds is examined by a thread of its own, one at a time: attach's two looks, the rules, the spool, the exporters.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from hangwatch import attach
 from hangwatch.config import Config
 from hangwatch.errors import HangwatchError
 from hangwatch.export import Exporters
 from hangwatch.kernel import cgroups
-from hangwatch.kernel.collectors import CannotCollect, LoopTime
+from hangwatch.kernel.collectors import CannotCollect, ConnTime, LoopTime
 from hangwatch.records import Incident
 from hangwatch.store import Store
 from hangwatch.watcher import capture
 from hangwatch.watcher.budget import CpuBudget, RateLimit
+from hangwatch.watcher.connections import ConnectionStall, ConnectionWatch
 from hangwatch.watcher.loops import LoopStall, LoopWatch
 from hangwatch.watcher.workers import RESCAN_S, Choice, Roster, Worker
 
@@ -39,10 +39,14 @@ MAX_OPEN = 200
 GIL_RANGE_BYTES = 1 << 20
 
 
+#: One loop, or the connections of one process.
+Found = LoopStall | list[ConnectionStall]
+
+
 @dataclasses.dataclass(slots=True)
 class _Open:
     incident: Incident
-    stall: LoopStall | None
+    stall: Found
     told_at: float
     closed: bool = False
 
@@ -61,7 +65,10 @@ class Watcher:
         cpu_share: float = 0.01,
         use_bpf: bool = True,
         native: bool = False,
+        full: bool = False,
+        heads: bool = False,
     ) -> None:
+        """``full``: the program that sees every call on a connection stays attached. ``heads``: it copies the first bytes of requests."""
         self.config = config
         self.told = told
         self.note = note
@@ -76,7 +83,10 @@ class Watcher:
         self._use_bpf = use_bpf
         self.loops: LoopWatch | None = None
         self._stop = threading.Event()
-        self._found: queue.Queue[tuple[Worker, Any] | None] = queue.Queue(MAX_WAITING)
+        self.connections: ConnectionWatch | None = None
+        self._full = full
+        self._heads = heads
+        self._found: queue.Queue[tuple[Worker, Found] | None] = queue.Queue(MAX_WAITING)
         self._open: dict[str, _Open] = {}
         self._throttled: dict[int, cgroups.Throttling | None] = {}
 
@@ -85,6 +95,7 @@ class Watcher:
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
         """Watches until `stop` or ``until()``. Raises CannotLook when there is nothing that could be watched."""
         self.loops = LoopWatch(self._limit_ns, self._collector())
+        self.connections = ConnectionWatch(self._shortest_ns(), self._connection_collector(), self._full)
         examiner = threading.Thread(target=self._examine_all, name="hangwatch-examiner", daemon=True)
         examiner.start()
         next_scan = 0.0
@@ -94,7 +105,9 @@ class Watcher:
                 if now >= next_scan:
                     self._rescan()
                     next_scan = now + RESCAN_S
+                begun = time.thread_time()
                 self._tick()
+                self.budget.spent(time.thread_time() - begun)
                 self._stop.wait(self.budget.pause_s(self.loops.pause_s))
         finally:
             self._put_end(examiner)
@@ -112,17 +125,33 @@ class Watcher:
             self.note(f"no eBPF here ({error}); loops are sampled from /proc. `hangwatch doctor` says what would allow it.")
             return None
 
+    def _shortest_ns(self) -> int:
+        """The shortest of the limits: what is past it is asked which route it is."""
+        limits = [self.config.stall_after, *(limit for _, limit in self.config.routes if limit is not None)]
+        return int(min(limits) * 1e9)
+
+    def _connection_collector(self) -> ConnTime | None:
+        if self.loops is None or self.loops.collector is None:
+            return None
+        try:
+            return ConnTime(self._shortest_ns(), self.loops.collector.offsets, copy_heads=self._heads)
+        except CannotCollect as error:
+            self.note(f"connections are told by their sockets only: {error}")
+            return None
+
     def _rescan(self) -> None:
         came, gone = self.roster.rescan()
-        assert self.loops is not None
+        assert self.loops is not None and self.connections is not None
         for worker in gone:
             self.loops.drop(worker.pid)
+            self.connections.drop(worker.pid)
             self._throttled.pop(worker.pid, None)
         for worker in came:
             self._begin(worker)
+        self.connections.refresh()
 
     def _begin(self, worker: Worker) -> None:
-        assert self.loops is not None
+        assert self.loops is not None and self.connections is not None
         tids, gil = None, (0, 0)
         if not worker.blind:
             try:
@@ -133,29 +162,49 @@ class Watcher:
                 worker.blind = str(error)
         try:
             self.loops.add(worker.pid, tids, gil)
+            self.connections.add(worker.pid)
         except CannotCollect as error:
             self._count(str(error))
         self._throttled[worker.pid] = cgroups.cpu_throttling(worker.pid)
 
     def _tick(self) -> None:
-        assert self.loops is not None
+        assert self.loops is not None and self.connections is not None
         for stall in self.loops.tick():
             worker = self.roster.workers.get(stall.pid)
             if worker is not None and stall.tid not in worker.not_loops:
                 self._offer(worker, stall)
+                self.connections.open_window()
         self.loops.ended()
-        self._close(lambda entry: entry.stall is not None and not self._is_away(entry.stall))
+        by_pid: dict[int, list[ConnectionStall]] = {}
+        for connection in self.connections.tick():
+            by_pid.setdefault(connection.pid, []).append(connection)
+        for pid, stalls in by_pid.items():
+            worker = self.roster.workers.get(pid)
+            if worker is not None:
+                self._offer(worker, stalls)
+        self._close_what_is_over()
 
-    def _is_away(self, stall: LoopStall) -> bool:
-        assert self.loops is not None
-        return self.loops.is_away(stall.pid, stall.tid, stall.since_ns)
+    def _close_what_is_over(self) -> None:
+        for entry in list(self._open.values()):
+            if not entry.closed and self._is_over(entry.stall):
+                entry.closed = True
+                entry.incident = dataclasses.replace(entry.incident, closed_at=time.time())
+                with contextlib.suppress(HangwatchError):
+                    self.store.update(entry.incident)
+                self.exporters.recovered(entry.incident)
 
-    def _offer(self, worker: Worker, stall: LoopStall) -> None:
+    def _is_over(self, found: Found) -> bool:
+        assert self.loops is not None and self.connections is not None
+        if isinstance(found, LoopStall):
+            return not self.loops.is_away(found.pid, found.tid, found.since_ns)
+        return not any((stall.pid, stall.fd) in self.connections.trouble for stall in found)
+
+    def _offer(self, worker: Worker, found: Found) -> None:
         if not self.rate.take(time.monotonic()):
             self._count("over the rate limit")
             return
         try:
-            self._found.put_nowait((worker, stall))
+            self._found.put_nowait((worker, found))
         except queue.Full:
             self._count("waited too long to be examined")
 
@@ -166,22 +215,28 @@ class Watcher:
             item = self._found.get()
             if item is None:
                 return
-            worker, stall = item
+            worker, found = item
             try:
-                self._keep(self._examine(worker, stall), stall)
+                for incident in self._examine(worker, found):
+                    self._keep(incident, found)
             except capture.NoStall:
                 self._count("looked into, nothing wrong")
             except HangwatchError as error:
                 self.note(str(error))
             except Exception as error:  # one process' oddity must not end the watch over the others
                 self._count(f"{type(error).__name__}: {error}"[:200])
+            finally:
+                _give_back_memory()
 
-    def _examine(self, worker: Worker, stall: LoopStall) -> Incident:
+    def _examine(self, worker: Worker, stall: Found) -> list[Incident]:
+        if not isinstance(stall, LoopStall):
+            upstreams = self.connections.upstreams(worker.pid) if self.connections is not None else []
+            return capture.of_connections(worker, stall, upstreams, self.config)
         before, now = self._throttled.get(worker.pid), cgroups.cpu_throttling(worker.pid)
         self._throttled[worker.pid] = now
-        return capture.of_loop(worker, stall, self._limit_ns, now.since(before) if now and before else None, self.native)
+        return [capture.of_loop(worker, stall, self._limit_ns, now.since(before) if now and before else None, self.native)]
 
-    def _keep(self, incident: Incident, stall: LoopStall) -> None:
+    def _keep(self, incident: Incident, stall: Found) -> None:
         if self.dropped or self._lost():
             snapshot = incident.snapshot
             lost = {**snapshot.dropped, **self.dropped, **({"kernel events": self._lost()} if self._lost() else {})}
@@ -207,15 +262,6 @@ class Watcher:
     def _lost(self) -> int:
         return self.loops.collector.lost() if self.loops is not None and self.loops.collector is not None else 0
 
-    def _close(self, is_over: Callable[[_Open], bool]) -> None:
-        for entry in list(self._open.values()):
-            if not entry.closed and is_over(entry):
-                entry.closed = True
-                entry.incident = dataclasses.replace(entry.incident, closed_at=time.time())
-                with contextlib.suppress(HangwatchError):
-                    self.store.update(entry.incident)
-                self.exporters.recovered(entry.incident)
-
     def _count(self, what: str) -> None:
         if what in self.dropped or len(self.dropped) < 50:
             self.dropped[what] = self.dropped.get(what, 0) + 1
@@ -229,4 +275,14 @@ class Watcher:
         """Takes the programs out of the kernel, sends what waits."""
         if self.loops is not None and self.loops.collector is not None:
             self.loops.collector.close()
+        if self.connections is not None:
+            self.connections.close()
         self.exporters.close(2.0)
+
+
+def _give_back_memory() -> None:
+    """A look reads megabytes of another's memory. glibc keeps what was freed for itself unless asked; other libraries do not have the call."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

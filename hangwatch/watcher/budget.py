@@ -28,37 +28,40 @@ class RateLimit:
 
 
 class CpuBudget:
-    """Stretches the pauses between readings when they cost more than ``share`` of one CPU.
+    """Stretches the pauses between readings when those cost more than ``share`` of one CPU.
 
-    Only the calling thread's CPU time counts: an examination is somebody's answer and limited by `RateLimit`.
+    Only what is reported to `spent` counts: a process that comes or an examination is worth its price, and rare.
     """
 
-    #: A stall is still told while it lasts when a reading comes this late; more than that is not saved.
+    #: Above this, what is saved is no longer worth the delay.
     LONGEST_S = 1.0
+    WINDOW_S = 10.0
 
-    def __init__(
-        self, share: float, clock: Callable[[], float] = time.monotonic, cpu_clock: Callable[[], float] = time.thread_time
-    ) -> None:
+    def __init__(self, share: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.share = share
         self.stretch = 1.0
         self._clock = clock
-        self._cpu_clock = cpu_clock
-        self._window: deque[tuple[float, float]] = deque()
+        self._spent: deque[tuple[float, float]] = deque()
+        self._sum_s = 0.0
+        self._begun = self._judged = clock()
+
+    def spent(self, cpu_s: float) -> None:
+        now = self._clock()
+        self._spent.append((now, cpu_s))
+        self._sum_s += cpu_s
+        while self._spent and now - self._spent[0][0] > self.WINDOW_S:
+            self._sum_s -= self._spent.popleft()[1]
 
     def used(self) -> float:
-        """Share of one CPU over the last ten seconds or so."""
-        if len(self._window) < 2:
-            return 0.0
-        (first, cpu), (last, cpu_now) = self._window[0], self._window[-1]
-        return (cpu_now - cpu) / (last - first) if last > first else 0.0
+        """Share of one CPU over the last ten seconds; 0 until some of them have passed."""
+        passed = min(self._clock() - self._begun, self.WINDOW_S)
+        return self._sum_s / passed if passed >= self.WINDOW_S / 4 else 0.0
 
     def pause_s(self, wanted_s: float) -> float:
         """The pause to make where ``wanted_s`` would be right."""
         now = self._clock()
-        if not self._window or now - self._window[-1][0] >= 1.0:
-            self._window.append((now, self._cpu_clock()))
-            while len(self._window) > 11:
-                self._window.popleft()
+        if now - self._judged >= 1.0:
+            self._judged = now
             used = self.used()
             if used > self.share:
                 self.stretch = min(self.stretch * 1.5, 20.0)

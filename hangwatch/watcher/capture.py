@@ -12,14 +12,17 @@ import time
 from typing import Any
 
 from hangwatch import attach, evidence
+from hangwatch.attach.stalled import stall_between
+from hangwatch.config import Config
 from hangwatch.errors import HangwatchError
 from hangwatch.evidence.base import Target
 from hangwatch.investigate import investigate
 from hangwatch.kernel import kallsyms, procfs
 from hangwatch.kernel.cgroups import Throttling
 from hangwatch.reading.remote import RemoteReader
-from hangwatch.records import SCHEMA, Evidence, Incident, Loop, Snapshot, Stall, Thread
+from hangwatch.records import SCHEMA, Connection, Evidence, Incident, Loop, Request, Snapshot, Stall, Thread
 from hangwatch.snapshot import take
+from hangwatch.watcher.connections import UPSTREAM, ConnectionStall
 from hangwatch.watcher.loops import LoopStall
 from hangwatch.watcher.workers import Worker
 
@@ -86,12 +89,106 @@ def of_loop(worker: Worker, stall: LoopStall, limit_ns: int, throttled: Throttli
     return conclude(worker, told, dataclasses.replace(looks, now=now), facts)
 
 
+def of_connections(worker: Worker, stalls: list[ConnectionStall], upstreams: list[ConnectionStall], config: Config) -> list[Incident]:
+    """Connections without progress; one incident for each place at which requests are stuck, the oldest first.
+
+    Raises NoStall when the process says that nothing is owed on them, or not yet.
+    """
+    if worker.blind:
+        return [_blind_connections(worker, stalls, upstreams, config)]
+    try:
+        looks = two_looks(attach.open_reader(worker.pid))
+    except HangwatchError as error:
+        return [_blind_connections(dataclasses.replace(worker, blind=str(error)), stalls, upstreams, config)]
+    by_peer = {stall.peer: stall for stall in stalls}
+    known = {c.id: by_peer[peer] for c in looks.now.connections if (peer := _plain_peer(c.client)) in by_peer}
+    dated = [_dated(request, known[request.connection_id], config) for request in looks.now.requests if request.connection_id in known]
+    owed = [request for request in dated if request is not None]
+    facts = connection_evidence(stalls, upstreams, {known[request.connection_id or ""].fd: request for request in owed})
+    if owed:
+        changed = {request.id: request for request in owed}
+        now = dataclasses.replace(looks.now, requests=tuple(changed.get(request.id, request) for request in looks.now.requests))
+        looks = dataclasses.replace(looks, now=now)
+        return [_of_group(worker, group, looks, facts) for group in _groups(owed, looks.now)]
+    if known:
+        raise NoStall("its connections owe no answer")
+    between = stall_between(looks.earlier, looks.now, looks.turned, bool(looks.gil))
+    if between is None:
+        raise NoStall("nothing stands still in it")
+    return [conclude(worker, dataclasses.replace(between, since_ns=min(stall.since_ns for stall in stalls)), looks, facts)]
+
+
+#: Incidents made of one pair of looks; the requests at further places count towards the last.
+MAX_GROUPS = 5
+
+
+def _groups(owed: list[Request], snapshot: Snapshot) -> list[list[Request]]:
+    """Requests by the place they are stuck at."""
+    tasks = {task.id: task for task in snapshot.tasks}
+    groups: dict[object, list[Request]] = {}
+    for request in sorted(owed, key=lambda request: request.since_ns or 0):
+        task = tasks.get(request.task_id or "")
+        place: object = tuple((frame.file, frame.line) for frame in task.frames[-8:]) if task is not None else None
+        if place not in groups and len(groups) >= MAX_GROUPS:
+            place = next(reversed(groups))
+        groups.setdefault(place, []).append(request)
+    return list(groups.values())
+
+
+def _of_group(worker: Worker, group: list[Request], looks: Looks, facts: Evidence) -> Incident:
+    """One incident about these requests; the others are there, but nobody's limit."""
+    ids = {request.id for request in group}
+    others = tuple(request if request.id in ids else dataclasses.replace(request, since_ns=looks.now.at_ns) for request in looks.now.requests)
+    now = dataclasses.replace(looks.now, requests=others)
+    stall = Stall("request", group[0].id, group[0].since_ns or 0, group[0].limit_ns or 0)
+    incident = conclude(worker, stall, dataclasses.replace(looks, now=now), facts)
+    return dataclasses.replace(incident, count=len(group), snapshot=dataclasses.replace(incident.snapshot, requests=looks.now.requests))
+
+
+def _dated(request: Request, stall: ConnectionStall, config: Config) -> Request | None:
+    """The request with its begin and its limit, None when it may take longer still, was answered, or the client has not sent all of it."""
+    limit_s = config.limit_for(request.route)
+    if limit_s is None or request.phase in ("background", "body") or request.body_complete is False:
+        return None
+    limit_ns = int(limit_s * 1e9)
+    return dataclasses.replace(request, since_ns=stall.since_ns, limit_ns=limit_ns) if stall.at_ns - stall.since_ns >= limit_ns else None
+
+
+def _plain_peer(client: str | None) -> str:
+    """An address as the kernel's tables are printed here: of a v4 client on a v6 socket the v4 address."""
+    return (client or "").replace("[::ffff:", "").replace("::ffff:", "").replace("]:", ":") if "::ffff:" in (client or "") else client or ""
+
+
+def _blind_connections(worker: Worker, stalls: list[ConnectionStall], upstreams: list[ConnectionStall], config: Config) -> Incident:
+    first = min(stalls, key=lambda stall: stall.since_ns)
+    now_ns, limit_ns = time.monotonic_ns(), int(config.stall_after * 1e9)
+    requests = []
+    for stall in stalls:
+        method, _, route = stall.request.partition(" ")
+        requests.append(Request(f"request:{stall.fd:x}", f"connection:{stall.fd:x}", None, method, route, stall.since_ns, "app", limit_ns=limit_ns))
+    snapshot = Snapshot(
+        schema=SCHEMA,
+        taken_at=time.time(),
+        at_ns=now_ns,
+        pid=worker.pid,
+        source="kernel",
+        connections=tuple(Connection(f"connection:{stall.fd:x}", "tls" if stall.tls else "http", stall.peer, tls=stall.tls) for stall in stalls),
+        requests=tuple(requests),
+        gaps=(f"The process' memory was not read: {worker.blind}. What is told comes from the kernel.",),
+    )
+    facts = connection_evidence(stalls, upstreams, {})
+    looks = Looks(snapshot, snapshot, (), frozenset(), (), ())
+    incident = conclude(worker, Stall("request", f"request:{first.fd:x}", first.since_ns, limit_ns), looks, facts)
+    return dataclasses.replace(incident, count=len(stalls))
+
+
 def conclude(worker: Worker, stall: Stall, looks: Looks, facts: Evidence) -> Incident:
+    """Both looks and the kernel's facts, judged."""
     return investigate(
         stall,
         looks.now,
         evidence=(facts, *looks.collected, *looks.gil),
-        earlier=looks.earlier,
+        earlier=looks.earlier if looks.earlier is not looks.now else None,
         service=worker.service,
         host=socket.gethostname(),
         opened_at=_epoch(stall.since_ns),
@@ -155,6 +252,44 @@ def loop_evidence(stall: LoopStall, throttled: Throttling | None = None) -> Evid
         "kernel_stack": list(kallsyms.names(stall.kernel_stack)),
     }
     return Evidence(TOOL, text=render(data), data=data, took_ms=round((time.perf_counter() - begun) * 1e3, 3))
+
+
+#: What an incident stores; thousands of connections that hang alike are not understood by reading all of them.
+MAX_CONNECTIONS = 200
+
+
+def connection_evidence(stalls: list[ConnectionStall], upstreams: list[ConnectionStall], requests: dict[int, Request]) -> Evidence:
+    """The kernel's facts about connections; ``requests`` by descriptor, as the process' memory tells them.
+
+    ``data``: {"kind": "connections", "connections": [{"fd", "state", "local", "peer", "waits_ms", "received", "sent", "tls", "request", "observer",
+    "request_id", "task_id"}], "dropped"}. Upstreams come last, with the state ``upstream-silent``.
+    """
+    rows: list[dict[str, Any]] = []
+    for stall in [*stalls[:MAX_CONNECTIONS], *upstreams[:MAX_CONNECTIONS]]:
+        request = requests.get(stall.fd)
+        rows.append(
+            {
+                "fd": stall.fd,
+                "state": stall.state,
+                "local": stall.local,
+                "peer": stall.peer,
+                "waits_ms": _ms(stall.at_ns - stall.since_ns),
+                "received": stall.received,
+                "sent": stall.sent,
+                "tls": stall.tls,
+                "request": stall.request or (f"{request.method} {request.route}" if request else ""),
+                "observer": stall.observer,
+                "request_id": request.id if request else None,
+                "task_id": request.task_id if request else None,
+            }
+        )
+    dropped = max(0, len(stalls) - MAX_CONNECTIONS) + max(0, len(upstreams) - MAX_CONNECTIONS)
+    lines = [
+        f"fd {row['fd']} {row['state']} for {row['waits_ms'] / 1e3:.1f} s: {row['local']} {'->' if row['state'] == UPSTREAM else '<-'} {row['peer']}"
+        f" {row['request']}{' (TLS: byte counts only)' if row['tls'] else ''}, {row['received']} bytes in, {row['sent']} out".replace("  ", " ")
+        for row in rows
+    ]
+    return Evidence(TOOL, text="\n".join(lines), data={"kind": "connections", "pid": stalls[0].pid, "connections": rows, "dropped": dropped})
 
 
 def verdict(stall: LoopStall) -> str:

@@ -12,7 +12,8 @@ from hangwatch.kernel.bpf import syscall
 from hangwatch.kernel.bpf.elf import MapSpec
 from hangwatch.kernel.bpf.syscall import BpfError
 
-_BATCH = 4096
+_BATCH = 1024
+_Buffers = tuple[ctypes.Array[ctypes.c_char], ctypes.Array[ctypes.c_char], int]
 
 
 class Map:
@@ -25,6 +26,7 @@ class Map:
         self.fd, _ = syscall.bpf(syscall.MAP_CREATE, attributes, f"MAP_CREATE {spec.name}")
         # Some kernels set the flag themselves, all of them have F_DUPFD_CLOEXEC; a child of ours must not keep a collector alive.
         os.set_inheritable(self.fd, False)
+        self._buffers = self._room(min(_BATCH, max(spec.entries, 1)))
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -67,27 +69,24 @@ class Map:
 
     def batches(self) -> Iterator[tuple[bytes, bytes, int]]:
         """The entries of a hash in large pieces: all keys, all values, how many. (5.6+)"""
-        room = min(_BATCH, self.spec.entries)
         token_in, token_out = ctypes.create_string_buffer(16), ctypes.create_string_buffer(16)
         first = True
-        keys = ctypes.create_string_buffer(room * self.spec.key_bytes)
-        values = ctypes.create_string_buffer(room * self.spec.value_bytes)
         while True:
-            start = 0 if first else syscall.address_of(token_in)
-            attributes = struct.pack(
-                "<QQQQIIQQ", start, syscall.address_of(token_out), syscall.address_of(keys), syscall.address_of(values), room, self.fd, 0, 0
-            )
-            count, more = self._batch(attributes)
+            keys, values, room = self._buffers
+            addresses = [syscall.address_of(buffer) for buffer in (token_in, token_out, keys, values)]
+            count, more = self._batch(struct.pack("<QQQQIIQQ", 0 if first else addresses[0], *addresses[1:], room, self.fd, 0, 0))
             if count < 0:  # one bucket alone holds more than there is room for
-                room *= 2
-                keys = ctypes.create_string_buffer(room * self.spec.key_bytes)
-                values = ctypes.create_string_buffer(room * self.spec.value_bytes)
+                self._buffers = self._room(room * 2)
                 continue
             if count:
-                yield keys.raw[: count * self.spec.key_bytes], values.raw[: count * self.spec.value_bytes], count
+                yield ctypes.string_at(keys, count * self.spec.key_bytes), ctypes.string_at(values, count * self.spec.value_bytes), count
             if not more:
                 return
             token_in.raw, first = token_out.raw, False
+
+    def _room(self, entries: int) -> _Buffers:
+        """Made once: a map is read many times a second."""
+        return ctypes.create_string_buffer(entries * self.spec.key_bytes), ctypes.create_string_buffer(entries * self.spec.value_bytes), entries
 
     def _batch(self, attributes: bytes) -> tuple[int, bool]:
         """How many entries came (-1: not enough room) and whether there are more."""

@@ -1,0 +1,349 @@
+"""Connections on which something should have come or gone and did not, told while it lasts.
+
+Two observers. The kernel's socket diagnosis costs nobody but the watcher anything and is always asked; it sees what arrived and was not
+answered, and what is not acknowledged. The program of collectors/conntime.bpf.c sees each call: streams that stop half-way, uploads,
+upgrades, TLS. It taxes every system call of the host, so it is attached for a window when the first saw something, or for good when asked.
+
+What neither can tell from outside: which of many HTTP/2 requests on one connection waits; whether a quiet event stream is stuck.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hangwatch.kernel import files, procfs, sockdiag
+from hangwatch.kernel.bpf import BpfError
+from hangwatch.kernel.collectors import ConnTime
+from hangwatch.kernel.rows import CLIENT, SEEDED, SERVER, TLS, UPGRADED, WAITS, ConnectionRow, Heads
+from hangwatch.kernel.sockets import SocketTable
+
+#: How long the program stays attached after something was suspected: some requests' time.
+WINDOW_S = 30.0
+#: Between two scans: at most, at least, and at least as a multiple of what one costs. A connection that is on its way to the limit is
+#: looked at again when it gets there.
+SCAN_S, SHORTEST_S, SCAN_COST = 1.0, 0.1, 100.0
+
+#: States that are somebody's trouble. The others are healthy or the client's own fault.
+PENDING, NOT_READING, HALF_ANSWERED, UPSTREAM = "request-pending", "client-not-reading", "answer-unfinished", "upstream-silent"
+TROUBLE = frozenset((PENDING, NOT_READING, HALF_ANSWERED))
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStall:
+    """One connection past the limit. ``since_ns`` monotonic; ``request`` is ``GET /path`` where the first bytes may be told."""
+
+    pid: int
+    fd: int
+    state: str
+    since_ns: int
+    at_ns: int
+    local: str
+    peer: str
+    received: int
+    sent: int
+    tls: bool = False
+    request: str = ""
+    observer: str = "sock_diag"
+
+
+def classify(row: ConnectionRow, heads: Heads, now_ns: int, limit_ns: int) -> str:
+    """One word for a connection's state. ``heads`` may be empty: then what needs HTTP to be told apart is not told.
+
+    Server: ``websocket``, ``client-not-reading``, ``sending``, ``receiving``, ``request-incomplete``, ``request-pending``, ``event-stream``,
+    ``answer-unfinished``, ``idle``. Client: ``upstream-silent``, ``idle``.
+    """
+    if row.role == CLIENT:
+        return UPSTREAM if row.waits and now_ns - row.waits_since > limit_ns else "idle"
+    if row.flags & UPGRADED:
+        return "websocket"
+    if row.unsent_since:
+        return NOT_READING if now_ns - max(row.unsent_since, row.sent_at) > limit_ns else "sending"
+    if row.waits:
+        if now_ns - row.received_at <= limit_ns:
+            return "receiving"
+        return "request-incomplete" if _is_incomplete(row, heads.request) else PENDING
+    if row.sent_at and heads.answer.startswith(b"HTTP/1."):
+        return _of_answer(row, heads, now_ns, limit_ns)
+    return "idle"
+
+
+def _of_answer(row: ConnectionRow, heads: Heads, now_ns: int, limit_ns: int) -> str:
+    answer = heads.answer
+    end = answer.find(b"\r\n\r\n")
+    if heads.request.startswith(b"HEAD ") or answer[9:12] in (b"204", b"304"):
+        return "idle"
+    if (_header(answer, b"content-type") or b"").startswith(b"text/event-stream"):
+        return "event-stream"
+    length = _header(answer, b"content-length")
+    if length is not None and length.isdigit() and end >= 0:
+        done = row.answer_bytes >= end + 4 + int(length)
+    elif (_header(answer, b"transfer-encoding") or b"").endswith(b"chunked"):
+        done = heads.tail.endswith(b"0\r\n\r\n")
+    else:
+        # The head is longer than what was kept, or the answer ends with the connection.
+        return "idle"
+    return "idle" if done or now_ns - row.sent_at <= limit_ns else HALF_ANSWERED
+
+
+def _is_incomplete(row: ConnectionRow, request: bytes) -> bool:
+    """The client announced more than it has sent: it is the client that is waited for."""
+    end = request.find(b"\r\n\r\n")
+    length = _header(request, b"content-length")
+    if length is not None and length.isdigit() and end >= 0:
+        return row.request_bytes < end + 4 + int(length)
+    if (_header(request, b"transfer-encoding") or b"").endswith(b"chunked"):
+        return False
+    # Not even its head has come, if this is HTTP at all.
+    return end < 0 and row.request_bytes < len(request) and _METHOD.match(request) is not None
+
+
+_METHOD = re.compile(rb"(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) ")
+
+
+def _header(head: bytes, name: bytes) -> bytes | None:
+    found = re.search(rb"\r\n" + re.escape(name) + rb":[ \t]*([^\r\n\0]*)\r\n", head, re.IGNORECASE)
+    return found[1].strip().lower() if found else None
+
+
+def request_line(head: bytes) -> str:
+    """``GET /path`` without its query string and with what a terminal may obey made visible; "" for what is no HTTP."""
+    match = re.match(rb"([A-Z]{3,7}) (/[^ ?#\r\n\0]{0,200})", head)
+    return ascii(match[0].decode("latin-1"))[1:-1] if match else ""
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One process: the network namespace it is in, the ports it serves."""
+
+    pid: int
+    namespace: int
+    ports: frozenset[int]
+
+
+@dataclass(slots=True)
+class ConnectionWatch:
+    """``collector`` None: socket diagnosis only. ``always``: the program stays attached. Not for several threads."""
+
+    limit_ns: int
+    collector: ConnTime | None = None
+    always: bool = False
+    clock: Callable[[], int] = time.monotonic_ns
+    errors: dict[str, int] = field(default_factory=dict)
+    scanned: int = 0
+    _watched: dict[int, _Watched] = field(default_factory=dict)
+    _sockets: dict[int, socket.socket] = field(default_factory=dict)
+    #: (pid, descriptor) of what the last scan found past the limit, told or not.
+    trouble: set[tuple[int, int]] = field(default_factory=set)
+    _told: set[tuple[object, ...]] = field(default_factory=set)
+    _until_ns: int = 0
+    _next_ns: int = 0
+
+    def add(self, pid: int) -> None:
+        self._watched[pid] = _Watched(pid, sockdiag.namespace(pid), procfs.listening_ports(pid))
+        if self.collector is not None:
+            self.collector.watch(pid)
+            if self.collector.attached:
+                self._seed(self._watched[pid])
+        if self.always:
+            self.open_window(forever=True)
+
+    def drop(self, pid: int) -> None:
+        watched = self._watched.pop(pid, None)
+        if self.collector is not None and watched is not None:
+            self.collector.unwatch(pid, frozenset(self._watched))
+        if watched is not None and watched.namespace not in {other.namespace for other in self._watched.values()}:
+            asking = self._sockets.pop(watched.namespace, None)
+            if asking is not None:
+                asking.close()
+
+    def refresh(self) -> None:
+        """Ports may be opened after the process began: looked up again for those without."""
+        for watched in self._watched.values():
+            if not watched.ports:
+                watched.ports = procfs.listening_ports(watched.pid)
+
+    def open_window(self, forever: bool = False) -> None:
+        """Attaches the program for a while."""
+        if self.collector is None:
+            return
+        self._until_ns = 1 << 62 if forever else max(self._until_ns, self.clock() + int(WINDOW_S * 1e9))
+        if not self.collector.attached:
+            try:
+                self.collector.attach()
+            except BpfError as error:
+                self._count(str(error))
+                return
+            for watched in self._watched.values():
+                self._seed(watched)
+
+    def tick(self) -> list[ConnectionStall]:
+        """The connections that are past the limit now and were not told before."""
+        now = self.clock()
+        if now < self._next_ns:
+            return []
+        begun = time.perf_counter()
+        ahead_ns = min(int(SCAN_S * 1e9), self.limit_ns // 2)
+        found, known = self._of_program(now, ahead_ns) if self.collector is not None and self.collector.attached else ([], set())
+        found += [stall for stall in self._of_sockets(now, ahead_ns) if (stall.pid, stall.fd) not in known]
+        due = [stall for stall in found if now - stall.since_ns >= self.limit_ns]
+        if due:
+            self.open_window()
+        elif self.collector is not None and self.collector.attached and now > self._until_ns:
+            self.collector.detach()
+            self.collector.clear()
+        self.trouble = {(stall.pid, stall.fd) for stall in due}
+        self._plan(now, [stall.since_ns + self.limit_ns for stall in found if stall not in due], time.perf_counter() - begun)
+        return self._fresh(due)
+
+    def _plan(self, now: int, due_at: list[int], took_s: float) -> None:
+        least = now + int(max(SHORTEST_S, took_s * SCAN_COST * (0.1 if due_at else 1.0)) * 1e9)
+        self._next_ns = max(least, min([now + int(SCAN_S * 1e9), *(at + 10_000_000 for at in due_at)]))
+
+    @property
+    def scans(self) -> int:
+        """When the next look is due; changes with each one."""
+        return self._next_ns
+
+    def _fresh(self, found: list[ConnectionStall]) -> list[ConnectionStall]:
+        # The two observers date one wait differently by a tick; the bytes that came are the same.
+        keys = {(stall.pid, stall.fd, stall.peer, stall.state, stall.received): stall for stall in found}
+        fresh = [stall for key, stall in keys.items() if key not in self._told]
+        self._told = set(keys) | (self._told if len(self._told) < 100_000 else set())
+        return fresh
+
+    # What the program saw
+
+    def _of_program(self, now: int, ahead_ns: int) -> tuple[list[ConnectionStall], set[tuple[int, int]]]:
+        """What is past the limit or will be within ``ahead_ns``, and the connections about which the program knows better than the sockets."""
+        assert self.collector is not None
+        found, known, tables = [], set(), {pid: SocketTable(pid) for pid in self._watched}
+        self.collector.answered()
+        for row in self.collector.overdue(now, self.limit_ns - ahead_ns):
+            if row.pid not in self._watched:
+                continue
+            heads = self.collector.heads(row)
+            state = classify(row, heads, now, self.limit_ns - ahead_ns)
+            if not row.flags & SEEDED and state != NOT_READING:
+                known.add((row.pid, row.fd))
+            if state not in TROUBLE or (row.flags & SEEDED and not row.received):
+                continue
+            here = tables[row.pid].socket(row.fd)
+            if state == NOT_READING and here is not None and here.family == "tcp":
+                # What the process last wrote may still be on its way to a slow reader; the sockets know (`_of_sockets`).
+                continue
+            since = {PENDING: row.waits_since, NOT_READING: max(row.unsent_since, row.sent_at), HALF_ANSWERED: row.sent_at}[state]
+            local, peer = (here.local, here.peer) if here is not None else ("", "")
+            found.append(
+                ConnectionStall(
+                    row.pid, row.fd, state, since, now, local, peer, row.received, row.sent, bool(row.flags & TLS), request_line(heads.request), "eBPF"
+                )
+            )
+        return found, known
+
+    def upstreams(self, pid: int) -> list[ConnectionStall]:
+        """Peers that this process wrote to and that have not answered for longer than the limit. Evidence beside a stall, no stall."""
+        if self.collector is None or not self.collector.attached:
+            return []
+        now, table = self.clock(), SocketTable(pid)
+        found = []
+        for row in self.collector.overdue(now, self.limit_ns // 2):
+            if row.pid == pid and classify(row, Heads(), now, self.limit_ns // 2) == UPSTREAM:
+                here = table.socket(row.fd)
+                found.append(
+                    ConnectionStall(
+                        pid, row.fd, UPSTREAM, row.waits_since, now, here.local if here else "", here.peer if here else "", row.received, row.sent, observer="eBPF"
+                    )
+                )
+        return found
+
+    # What the sockets say
+
+    def _of_sockets(self, now: int, ahead_ns: int) -> list[ConnectionStall]:
+        quiet_ms = max(1, (self.limit_ns - ahead_ns) // 1_000_000)
+        trouble: dict[tuple[int, int], tuple[str, int, sockdiag.Diagnosis]] = {}
+        for namespace, port in self._questions():
+            for diagnosis in self._ask(namespace, port, quiet_ms):
+                self.scanned += 1
+                key = (namespace, diagnosis.inode)
+                if diagnosis.unacked:
+                    # Something waits to go, and nothing went for so long: the peer's window is shut.
+                    trouble[key] = (NOT_READING, now - diagnosis.sent_ago_ms * 1_000_000, diagnosis)
+                elif diagnosis.waits:
+                    trouble[key] = (PENDING, now - diagnosis.received_ago_ms * 1_000_000, diagnosis)
+        return self._owned(trouble, now) if trouble else []
+
+    def _questions(self) -> set[tuple[int, int]]:
+        return {(watched.namespace, port) for watched in self._watched.values() for port in watched.ports}
+
+    def _ask(self, namespace: int, port: int, quiet_ms: int) -> list[sockdiag.Diagnosis]:
+        try:
+            if namespace not in self._sockets:
+                pid = next(watched.pid for watched in self._watched.values() if watched.namespace == namespace)
+                self._sockets[namespace] = sockdiag.open_socket(pid)
+            return list(sockdiag.connections(self._sockets[namespace], port, quiet_ms))
+        except (OSError, StopIteration) as error:
+            self._count(f"sock_diag: {error}")
+            return []
+
+    def _owned(self, trouble: dict[tuple[int, int], tuple[str, int, sockdiag.Diagnosis]], now: int) -> list[ConnectionStall]:
+        """Whose descriptors these are: every watched process of the namespace that serves the port is asked."""
+        found = []
+        for watched in self._watched.values():
+            wanted = {inode for namespace, inode in trouble if namespace == watched.namespace}
+            for fd, inode in _inodes(watched.pid, wanted) if wanted else ():
+                state, since, diagnosis = trouble[watched.namespace, inode]
+                if diagnosis.local_port in watched.ports:
+                    found.append(
+                        ConnectionStall(
+                            watched.pid, fd, state, since, now, diagnosis.local, diagnosis.peer, diagnosis.received, diagnosis.sent or diagnosis.acked
+                        )
+                    )
+        return found
+
+    def _seed(self, watched: _Watched) -> None:
+        """The connections that are there already, with what the sockets know of them."""
+        assert self.collector is not None
+        known: dict[int, sockdiag.Diagnosis] = {}
+        for port in watched.ports:
+            known.update({diagnosis.inode: diagnosis for diagnosis in self._ask(watched.namespace, port, 0)})
+        now = self.clock()
+        for fd, here in SocketTable(watched.pid).sockets().items():
+            if here.family not in ("tcp", "unix") or here.state != "established":
+                continue
+            role = SERVER if here.local_port in watched.ports else CLIENT
+            diagnosis = known.get(here.inode)
+            self.collector.seed(_seeded(watched.pid, fd, role, diagnosis, now))
+
+    def _count(self, what: str) -> None:
+        if what in self.errors or len(self.errors) < 20:
+            self.errors[what] = self.errors.get(what, 0) + 1
+
+    def close(self) -> None:
+        if self.collector is not None:
+            self.collector.close()
+        for asking in self._sockets.values():
+            asking.close()
+
+
+def _seeded(pid: int, fd: int, role: int, diagnosis: sockdiag.Diagnosis | None, now: int) -> ConnectionRow:
+    flags, received_at, sent_at, received = SEEDED, 0, 0, 0
+    if diagnosis is not None and role == SERVER:
+        received_at = now - diagnosis.received_ago_ms * 1_000_000 if diagnosis.received else 0
+        sent_at = now - diagnosis.sent_ago_ms * 1_000_000 if diagnosis.sent else 0
+        received = diagnosis.received
+        flags |= WAITS if diagnosis.waits else 0
+    waits_since = received_at if flags & WAITS else 0
+    return ConnectionRow(pid, fd, 0, role, flags, 2, now, waits_since, received_at, sent_at, 0, received, 0, 0, 0, 0)
+
+
+def _inodes(pid: int, wanted: set[int]) -> list[tuple[int, int]]:
+    found = []
+    for fd in files.list_numbers(f"/proc/{pid}/fd"):
+        link = files.read_link(f"/proc/{pid}/fd/{fd}") or ""
+        if link.startswith("socket:[") and int(link[8:-1]) in wanted:
+            found.append((fd, int(link[8:-1])))
+    return found
