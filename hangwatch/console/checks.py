@@ -110,6 +110,16 @@ def tools(spool: Path) -> Iterator[Check]:
         yield Check("psutil", "limited", "cannot be imported: CPU, memory and connections stay unknown", "pip install psutil")
 
 
+def ebpf(spool: Path) -> Iterator[Check]:
+    """What `hangwatch watch` sees with; nothing else needs it."""
+    if sys.platform != "linux":
+        return
+    from hangwatch.kernel import bpfchecks
+
+    for answer in bpfchecks.checks():
+        yield Check(answer.name, answer.state, answer.said, answer.help_text)
+
+
 def telemetry(spool: Path) -> Iterator[Check]:
     from importlib.util import find_spec
 
@@ -177,4 +187,4 @@ def process(pid: int) -> Iterator[Check]:
 
 
 #: In the order in which they are told. To add one: a generator of `Check`, and a row here.
-CHECKS: tuple[Callable[[Path], Iterator[Check]], ...] = (python, system, settings, spool_folder, tools, tracing, telemetry, installed)
+CHECKS: tuple[Callable[[Path], Iterator[Check]], ...] = (python, system, settings, spool_folder, tools, tracing, ebpf, telemetry, installed)
