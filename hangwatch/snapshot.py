@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from hangwatch import integrations
-from hangwatch.integrations import borrowers, labels, recognise, setters, threads, ties
+from hangwatch.integrations import borrowers, generators, labels, recognise, setters, threads, ties
 from hangwatch.integrations.desk import SnapshotDesk
 from hangwatch.reading.view import FrameView, LoopView, Reader, TaskView, ThreadView, plain
 from hangwatch.records import SCHEMA, Act, Connection, Frame, Loop, Request, Snapshot, Task, Thread
@@ -23,6 +23,10 @@ from hangwatch.records import SCHEMA, Act, Connection, Frame, Loop, Request, Sna
 TASK_LIMIT = 50_000
 #: Kinds whose end is brought about by somebody who refers to the object.
 _SET_BY_SOMEBODY = frozenset({"event", "condition", "future", "thread-event", "queue-get", "queue-join", "barrier", "other"})
+
+
+#: What a generator that nobody runs at the moment may hold.
+_HELD_BY_SOMEBODY = frozenset({"lock", "semaphore", "condition", "pool", "limiter", "thread-lock"})
 
 
 def take(
@@ -56,7 +60,16 @@ def _take(
     for record in requests:
         desk.add_request(record) if isinstance(record, Request) else desk.add_connection(record)
     looker = _Looker(desk, reader, first)
-    for step in (looker.look_at_loops, looker.look_at_tasks, looker.look_at_threads, looker.census, looker.find_borrowers, looker.find_setters, looker.name_them):
+    for step in (
+        looker.look_at_loops,
+        looker.look_at_tasks,
+        looker.look_at_threads,
+        looker.census,
+        looker.look_into_generators,
+        looker.find_borrowers,
+        looker.find_setters,
+        looker.name_them,
+    ):
         _guarded(desk, step)
     looker.chains.clear()
     return _finish(looker, desk, history, {**dropped, **desk.dropped}, taken_at, now_ns, began)
@@ -213,6 +226,21 @@ class _Looker:
             except Exception as error:
                 self.desk.gap(f"the census of {getattr(module, 'NAME', module.__name__)} failed: {type(error).__name__}: {error}")
             self.reader.slice()
+
+    def look_into_generators(self) -> None:
+        """An async generator parked at its ``yield`` is in no await chain, and keeps open what it has entered: a stream's connection, a lock.
+
+        Looked for only when somebody waits for what such a one may hold.
+        """
+        desk = self.desk
+        wanted = any(p.kind in _HELD_BY_SOMEBODY and desk.waiters.get(p.id) for p in desk.primitives.values())
+        if desk.loans or wanted:
+            for owner_id, chain in self.chains.items():
+                inside = generators.parked_in(chain, self.reader)
+                if inside:
+                    recognise.holds_of(inside, desk, owner_id, 0)
+                    self.chains[owner_id] = [*chain, *inside]
+                self.reader.slice()
 
     def find_borrowers(self) -> None:
         """For each thing that a pool has given out: the tasks and threads that have it."""

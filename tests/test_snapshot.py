@@ -72,23 +72,25 @@ def test_a_deadlock_over_locks_of_tasks_and_threads_is_a_cycle_of_the_graph():
 def test_a_wake_up_from_another_thread_that_did_not_wake_the_loop_shows():
     """The waiter is done and its callback queued, the loop sleeps on: the mark of a set() from a foreign thread."""
 
-    def make():
-        event = asyncio.Event()
+    async def main():
+        event, seen = asyncio.Event(), []
 
         async def waits():
             await event.wait()
 
-        threading.Timer(0.02, event.set).start()
-        return {"waits": waits()}
+        def sets_and_looks():
+            while not event._waiters:
+                time.sleep(0.005)
+            time.sleep(0.1)  # the loop falls asleep
+            event.set()
+            seen.append(take(LiveReader()))
 
-    async def main():
-        tasks = [asyncio.ensure_future(coroutine) for coroutine in make().values()]
-        tasks[0].set_name("waits")
-        seen = []
-        looker = threading.Timer(0.2, lambda: seen.append(take(LiveReader())))
-        looker.start()
-        await asyncio.sleep(0.5)
-        return seen[0], tasks
+        hung = asyncio.create_task(waits(), name="waits")
+        thread = threading.Thread(target=sets_and_looks)
+        thread.start()
+        await asyncio.sleep(3)
+        thread.join()
+        return seen[0], hung
 
     seen, _ = asyncio.run(main())
     loop = next(loop for loop in seen.loops if loop.id == task(seen, "waits").loop_id)

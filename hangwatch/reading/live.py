@@ -6,7 +6,6 @@ searched (a scan of 12 million containers did not end).
 
 from __future__ import annotations
 
-import _asyncio
 import asyncio
 import os
 import sys
@@ -18,7 +17,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from hangwatch.reading import installed, reach, threadstat
-from hangwatch.reading.live_frames import LiveFrame, current_frames, owned_frame, suspended, thread_frames
+from hangwatch.reading.live_frames import AWAITED_TYPES, LiveFrame, current_frames, owned_frame, suspended, thread_frames
 from hangwatch.reading.live_objects import LiveObject, instance_dict, isinstance_c, name_of_type, read_field
 from hangwatch.reading.stillness import no_collection
 from hangwatch.reading.view import ObjectView, TaskView
@@ -27,7 +26,6 @@ from hangwatch.reading.view import ObjectView, TaskView
 SLICE_NS: Final = 5_000_000
 #: How long the reader stands aside between slices. Long enough that a waiting thread takes the GIL, short enough to finish.
 PAUSE_S: Final = 0.0002
-_CTASK: Final = _asyncio.Task
 
 
 def _field(obj: Any, name: str) -> Any:
@@ -35,6 +33,11 @@ def _field(obj: Any, name: str) -> Any:
         return read_field(obj, name)
     except Exception:
         return None
+
+
+def _c_asyncio() -> Any:
+    """asyncio's C half, as asyncio itself has imported it (see live_objects)."""
+    return sys.modules["_asyncio"]
 
 
 class LiveTask:
@@ -87,6 +90,10 @@ class LiveTask:
             if known.name == variable:
                 return LiveObject(value)
         return None
+
+
+def _is_running(generator: Any) -> bool:
+    return any(getattr(generator, name, False) for name in ("cr_running", "gi_running", "ag_running"))
 
 
 class LiveThread:
@@ -227,7 +234,7 @@ class LiveReader:
         if sys.version_info >= (3, 14):
             for loop in loops:
                 try:
-                    found.update((id(task), task) for task in _asyncio.all_tasks(loop))  # type: ignore[attr-defined, unused-ignore]
+                    found.update((id(task), task) for task in _c_asyncio().all_tasks(loop))
                 except Exception as error:
                     self.gaps.append(f"the tasks of a loop could not be listed: {type(error).__name__}")
         return list(found.values())
@@ -260,6 +267,10 @@ class LiveReader:
     def versions(self) -> Mapping[str, str]:
         """Read once per set of imported distributions; the answer is kept for the process."""
         return installed.versions()
+
+    def suspended(self, obj: ObjectView) -> list[LiveFrame]:
+        generator = obj.object if isinstance(obj, LiveObject) else None
+        return suspended(generator) if type(generator) in AWAITED_TYPES and not _is_running(generator) else []
 
     def find(self, address: int) -> LiveObject | None:
         """Looks among loops, tasks, what they await, and what their frames refer to, one attribute deep."""
@@ -340,7 +351,7 @@ def _running_tasks(loops: list[Any]) -> set[int]:
     if sys.version_info >= (3, 14):
         for loop in loops:
             try:
-                found.add(id(_asyncio.current_task(loop)))  # type: ignore[attr-defined, unused-ignore]
+                found.add(id(_c_asyncio().current_task(loop)))
             except Exception:
                 continue
     return found

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hangwatch.reading import bytecode
-from hangwatch.reading.live_objects import LiveObject, instance_dict, isinstance_c, mro, read_attribute
+from hangwatch.reading.live_objects import LiveObject, instance_dict, isinstance_c, mro, read_attribute, referents
 
 _OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _OPTIMIZED: Final = 0x1  # inspect.CO_OPTIMIZED: locals live in the frame, f_locals is a copy
@@ -259,6 +259,10 @@ _LINKS: Final[dict[type, tuple[str, str]]] = {
 _BETWEEN: Final = frozenset({"coroutine_wrapper", "async_generator_asend", "async_generator_athrow", "anext_awaitable"})
 
 
+#: What has a frame of its own to be looked into.
+AWAITED_TYPES = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
+
+
 def suspended(awaitable: Any) -> list[LiveFrame]:
     """Frames of a suspended coroutine and of all that it awaits, outermost first."""
     frames: list[LiveFrame] = []
@@ -307,7 +311,7 @@ def _behind(obj: Any) -> Any:
                 continue
     if type(obj).__name__ == "FutureIter":
         return None
-    candidates = gc.get_referents(obj)
+    candidates = referents(obj)
     for item in candidates:
         if type(item) in _LINKS or type(item).__name__ in _BETWEEN or _is_cython(item):
             return item

@@ -164,6 +164,17 @@ def read_field(obj: Any, name: str) -> Any:
     return read_attribute(obj, name)
 
 
+def referents(obj: object) -> list[Any]:
+    """``gc.get_referents``, but of a module only its namespace.
+
+    A C module also visits its state, and not all of that is alive: ``_asyncio`` of 3.12 visits its free list, so that asking for its
+    referents hands out dead objects, and frees them a second time.
+    """
+    if isinstance_c(obj, types.ModuleType):
+        return [instance_dict(obj)]
+    return gc.get_referents(obj)
+
+
 class LiveObject:
     """An `ObjectView` of one object of this process."""
 

@@ -1,13 +1,12 @@
 """Can anything that may still run reach an object? The idea of Go's goroutine-leak profile, on CPython's own references.
 
 Start from what can run: modules, running threads, loops with their queued callbacks and selectors, tasks that are not
-parked. Follow ``gc.get_referents``. A parked task is a closed door: its frames count only once the future it waits on
+parked. Follow what the garbage collector would follow. A parked task is a closed door: its frames count only once the future it waits on
 has been reached, because then somebody may complete it. What is never reached, nobody can ever set.
 """
 
 from __future__ import annotations
 
-import gc
 import sys
 import threading
 import time
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from hangwatch.reading.live_frames import current_frames, owned_frame, suspended, thread_frames
-from hangwatch.reading.live_objects import read_attribute, read_field
+from hangwatch.reading.live_objects import read_attribute, read_field, referents
 
 #: Objects looked at, and time spent, before the answer is "not known".
 OBJECT_LIMIT: Final = 3_000_000
@@ -68,7 +67,7 @@ def _field(obj: Any, name: str) -> Any:
 
 
 def _followed(item: Any) -> list[Any]:
-    found = gc.get_referents(item)
+    found = referents(item)
     if type(item).__name__ == "coroutine":
         found += [frame for frame in (owned_frame(item),) if frame is not None]
     return found

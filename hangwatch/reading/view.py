@@ -221,6 +221,9 @@ class Reader(Protocol):
     def find(self, address: int) -> ObjectView | None:
         """A view of the object at an address that this reader has given as some ``id`` before."""
 
+    def suspended(self, obj: ObjectView) -> list[FrameView]:
+        """Frames of a suspended coroutine, generator or async generator and of what it awaits, outermost first; empty for anything else."""
+
     def reachable_from_live(self, target: ObjectView, parked: Iterable[TaskView]) -> bool | None:
         """Can anything that may still run reach ``target``, not counting ``parked``? None: not known, or over budget."""
 

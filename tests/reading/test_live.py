@@ -8,6 +8,7 @@ import contextlib
 import functools
 import gc
 import pathlib
+import subprocess
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ import pytest
 
 from hangwatch.reading.live import LiveReader
 from hangwatch.reading.live_frames import suspended
-from hangwatch.reading.live_objects import LiveObject
+from hangwatch.reading.live_objects import LiveObject, referents
 from hangwatch.reading.view import MISSING
 from tests.parked import look_at
 
@@ -715,6 +716,26 @@ def test_a_task_that_can_be_woken_opens_the_door_to_what_it_would_set():
         return reader.reachable_from_live(target, parked)
 
     assert look_at(make, read) is True
+
+
+def test_the_collectors_view_of_a_module_is_its_namespace_only():
+    """``gc.get_referents`` of 3.12's ``_asyncio`` hands out dead objects of its free list and breaks the interpreter."""
+    import _asyncio
+
+    assert [id(item) for item in referents(_asyncio)] == [id(vars(_asyncio))]
+
+
+def test_reading_before_asyncio_is_imported_leaves_asyncio_whole():
+    """Imported alone, first, ``_asyncio`` comes to life twice on 3.12, and no task is ever the current one."""
+    code = (
+        "import hangwatch.reading.live, asyncio\n"
+        "async def main():\n"
+        "    assert asyncio.current_task() in asyncio.all_tasks()\n"
+        "    assert [task.running for task in hangwatch.reading.live.LiveReader().tasks()] == [True]\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
 
 
 def test_versions_name_what_is_imported():
