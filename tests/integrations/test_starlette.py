@@ -146,7 +146,7 @@ def test_fastapi_pattern_and_dependency_in_a_thread():
         yield 1
 
     @app.get("/orders/{number}")
-    async def orders(number: int, connection=fastapi.Depends(dependency)):
+    async def orders(number: int, connection=fastapi.Depends(dependency)):  # noqa: B008
         return {}
 
     with uvicorn_running(app) as port, client(port, GET.format("/orders/5").encode()):
