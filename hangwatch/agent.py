@@ -80,7 +80,7 @@ class Agent:
         from hangwatch.watchdog import Watchdog
 
         self.timer = self._make_timer()
-        self.reporter = Reporter(self.config, self.ledger, self.timer, self._open_store, self._open_exporters)
+        self.reporter = Reporter(self.config, self.ledger, self.timer, self._open_store, self._finish_orphans, self._open_exporters)
         self.board = self._make_board()
         each_tick = self._measure if self.board is not None else None
         self.watchdog = Watchdog(self.config, self.ledger, self.timer, self.reporter.report, self.reporter.recovered, each_tick)
@@ -104,7 +104,7 @@ class Agent:
             self.config,
             self.ledger,
             lambda: self.watchdog.silences() if self.watchdog else {},
-            lambda: self.reporter.exporters.counts() if self.reporter and self.reporter.exporters else {},
+            lambda: self.reporter.book.exporters.counts() if self.reporter and self.reporter.book.exporters else {},
         )
 
     def _measure(self, now_ns: int) -> None:
@@ -121,7 +121,6 @@ class Agent:
         return timer
 
     def _open_store(self) -> Store:
-        from hangwatch import orphans
         from hangwatch.store import Store
 
         store = Store(self.config.spool, self.config.spool_max_mb, self.config.spool_max_days)

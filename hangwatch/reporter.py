@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hangwatch import worker
+from hangwatch.casebook import Casebook, Open, stall_now, sureness
 from hangwatch.config import Config
 from hangwatch.integrations import uvicorn_hooks
 from hangwatch.ledger import Follow, Ledger
-from hangwatch.records import Evidence, Incident, Request, Snapshot, to_json
+from hangwatch.records import Evidence, Incident, Request, Snapshot, Stall, to_json
 from hangwatch.stacktimer import StackTimer
 from hangwatch.watchdog import Alarm
 
 if TYPE_CHECKING:
+    from hangwatch.evidence import Collection, Target
     from hangwatch.export import Exporters
     from hangwatch.store import Store
 
@@ -37,32 +39,23 @@ BETWEEN_S: Final = 0.08
 ANSWER_S: Final = 0.1
 #: Kinds of stuck requests investigated from one pair of samples; the others count towards the last.
 MAX_GROUPS: Final = 5
-#: Incidents remembered for their end and for coming again; each holds its snapshot.
-MAX_OPEN: Final = 30
-#: Requests given to a snapshot, and followed until an incident's end.
+#: Requests given to a snapshot.
 MAX_REQUESTS: Final = 1000
 #: Pauses between rounds that found nothing new.
 BACK_OFF_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-_LOOP_EVIDENCE: Final = ("faulthandler", "process", "sockets")
-
-
-@dataclasses.dataclass(slots=True)
-class Open:
-    """An incident that is not over, or was opened a moment ago."""
-
-    incident: Incident
-    opened_ns: int
-    stored: bool
-    subject_id: str = ""
-    follows: list[Follow] = dataclasses.field(default_factory=list)
-    closed: bool = False
+_EVIDENCE: Final = ("faulthandler", "process", "sockets")
 
 
 class Reporter:
     """``report`` and ``recovered`` are called by the watchdog; everything else happens on the reporter's own thread."""
 
     def __init__(
-        self, config: Config, ledger: Ledger, timer: StackTimer | None, open_store: Callable[[], Store], open_exporters: Callable[[Store | None], Exporters]
+        self,
+        config: Config,
+        ledger: Ledger,
+        timer: StackTimer | None,
+        open_store: Callable[[], Store],
+        open_exporters: Callable[[Store | None], Exporters],
     ) -> None:
         self.config = config
         self.ledger = ledger
@@ -71,13 +64,12 @@ class Reporter:
         self.started_at = time.time()
         self.faults: dict[str, int] = {}
         self.folder: Path | None = None
-        self.store: Store | None = None
-        self.exporters: Exporters | None = None
+        self.book = Casebook(config, ledger, self._fault)
         self.pending: list[Follow] = []
         self._open_store = open_store
+        self._finish_orphans = finish_orphans
         self._open_exporters = open_exporters
         self._queue: queue.SimpleQueue[Alarm | str | None] = queue.SimpleQueue()
-        self._open: dict[str, Open] = {}
         self._last_requests: list[dict[str, Any]] = []
         self._dull_rounds = 0
         self._next_round_ns = 0
@@ -98,7 +90,7 @@ class Reporter:
         self._queue.put(alarm)
 
     def recovered(self, subject_id: str) -> None:
-        if self._open:
+        if len(self.book):
             self._queue.put(subject_id)
 
     def stop(self, timeout_s: float = 2.0) -> None:
@@ -120,9 +112,10 @@ class Reporter:
                 break
             if isinstance(item, Alarm):
                 self._guarded(partial(self._handle, item))
-            self._guarded(partial(self._close_what_is_over, item if isinstance(item, str) else ""))
+            self._guarded(partial(self.book.close_what_is_over, item if isinstance(item, str) else ""))
             if self.pending:
                 self._guarded(self._round)
+            self._guarded(self._again)
             if time.monotonic() - beat_s >= worker.EVERY_S:
                 beat_s = time.monotonic()
                 self._guarded(self._beat)
@@ -132,39 +125,46 @@ class Reporter:
     def _patience_s(self) -> float:
         if self.pending:
             return max(0.01, (self._next_round_ns - time.monotonic_ns()) / 1e9)
-        return 0.25 if any(not known.closed for known in self._open.values()) else worker.EVERY_S
+        return 0.25 if self.book.open() else worker.EVERY_S
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:
             step()
         except Exception as error:
-            name = f"{type(error).__name__}: {error}"
-            if name in self.faults or len(self.faults) < 20:
-                self.faults[name] = self.faults.get(name, 0) + 1
+            self._fault(f"{type(error).__name__}: {error}")
             if os.environ.get("HANGWATCH_DEBUG"):
                 import traceback
 
                 traceback.print_exc()
 
+    def _fault(self, what: str) -> None:
+        if what in self.faults or len(self.faults) < 20:
+            self.faults[what] = self.faults.get(what, 0) + 1
+
     def _prepare(self) -> None:
-        """Imports, the spool."""
+        """The spool first: from then on a killed worker leaves something behind. Then what a stall needs, before there is one."""
+        self._open_spool()
         import hangwatch.evidence
         import hangwatch.export
         import hangwatch.investigate
         import hangwatch.reading.live
         import hangwatch.snapshot
+
         self._budget = hangwatch.evidence.Budget(self.config.pyspy_per_hour)
+        hangwatch.evidence.prepare()
         try:
-            self.store = self._open_store()
-            self.folder = self.store.files_dir(os.getpid())
+            self.book.store = self._open_store()
+            self.folder = self.book.store.files_dir(os.getpid())
             worker.write(self.folder, worker.facts(self.config, self.ledger, self.started_at, []))
         except Exception as error:
             # One line, not through logging: a stuck thread may hold a handler's lock.
-            os.write(2, f"hangwatch: nothing can be kept in {self.config.spool} ({error}); stalls are still watched for and exported\n".encode())
+            os.write(
+                2, f"hangwatch: nothing can be kept in {self.config.spool} ({error}); stalls are still watched for and exported\n".encode()
+            )
             self.ledger.drop("spool")
-            self.store = self.folder = None
-        self.exporters = self._open_exporters(self.store)
-        self.exporters.resume()
+            self.book.store = self.folder = None
+        self.book.exporters = self._open_exporters(self.book.store)
+        self.book.exporters.resume()
 
     def _beat(self) -> None:
         if self.folder is not None:
@@ -174,6 +174,7 @@ class Reporter:
         if alarm.follows:
             self.pending += alarm.follows
             return
+        collection = self._collect({item.tool for item in alarm.evidence})
         first = self._sample([])
         if not alarm.over:
             time.sleep(BETWEEN_S)
@@ -183,11 +184,10 @@ class Reporter:
             if alarm.pulse is not None:
                 alarm.pulse.blocked = False
             return
-        earlier = None if alarm.over else first
-        known = self._tell(alarm.stall, second, earlier, tuple(alarm.evidence), [], 1, loop=alarm.stall.kind == "loop")
-        known.subject_id = alarm.stall.subject_id
+        evidence = (*alarm.evidence, *collection.gather())
+        known = self._tell(alarm.stall, second, None if alarm.over else first, evidence, 1)
         if alarm.over:
-            self._close(known)
+            self.book.close(known)
 
     def _answers(self, alarm: Alarm) -> bool:
         """The probe: only now, as waking a loop heals what we look for. True when the loop came round at once."""
@@ -210,17 +210,22 @@ class Reporter:
         self.pending = []
         if not stuck:
             return
+        second, first, evidence = self._two_looks(stuck)
+        groups = self._groups([follow for follow in stuck if follow.ended_ns is None], second)
+        before = len(self.book)
+        for members in groups:
+            oldest = members[0]
+            stall = Stall("request", oldest.subject_id, oldest.since_ns, oldest.limit_ns or 0)
+            self.book.follow(self._tell(stall, second, first, evidence, len(members)), members)
+        self._dull_rounds = 0 if len(self.book) > before else min(self._dull_rounds + 1, len(BACK_OFF_S) - 1)
+        self._next_round_ns = time.monotonic_ns() + int(BACK_OFF_S[self._dull_rounds] * 1e9)
+
+    def _two_looks(self, stuck: list[Follow]) -> tuple[Snapshot, Snapshot, tuple[Evidence, ...]]:
+        """The later sample, the earlier, and what the tools said meanwhile."""
+        collection = self._collect(set())
         first = self._sample(stuck)
         time.sleep(BETWEEN_S)
-        second = self._sample(stuck)
-        groups = self._groups([follow for follow in stuck if follow.ended_ns is None], second)
-        new = False
-        for members in groups:
-            before = len(self._open)
-            self._tell_requests(members, second, first)
-            new = new or len(self._open) > before
-        self._dull_rounds = 0 if new else min(self._dull_rounds + 1, len(BACK_OFF_S) - 1)
-        self._next_round_ns = time.monotonic_ns() + int(BACK_OFF_S[self._dull_rounds] * 1e9)
+        return self._sample(stuck), first, collection.gather()
 
     def _groups(self, stuck: list[Follow], snapshot: Snapshot) -> list[list[Follow]]:
         """Requests by the place they are stuck at, the group of the oldest first, at most `MAX_GROUPS`."""
@@ -234,14 +239,6 @@ class Reporter:
                 place = next(reversed(groups))
             groups.setdefault(place, []).append(follow)
         return list(groups.values())
-
-    def _tell_requests(self, members: list[Follow], snapshot: Snapshot, earlier: Snapshot) -> None:
-        from hangwatch.records import Stall
-
-        oldest = members[0]
-        stall = Stall("request", oldest.subject_id, oldest.since_ns, oldest.limit_ns or 0)
-        known = self._tell(stall, snapshot, earlier, (), members, len(members), loop=False)
-        known.follows += members[: MAX_REQUESTS - len(known.follows)]
 
     # an incident
 
@@ -266,117 +263,70 @@ class Reporter:
             found.setdefault(uvicorn_hooks.subject_id(subject), (subject, since_ns, limit_ns))
         return [uvicorn_hooks.request_of(*facts) for facts in found.values()]
 
-    def _tell(
-        self, stall: Any, snapshot: Snapshot, earlier: Snapshot | None, known: tuple[Evidence, ...], members: list[Follow], count: int, *, loop: bool
-    ) -> Open:
+    def _tell(self, stall: Stall, snapshot: Snapshot, earlier: Snapshot | None, evidence: tuple[Evidence, ...], count: int) -> Open:
         from hangwatch.investigate import investigate
 
         self._last_requests = to_json(snapshot.requests[:50])
-        evidence = (*known, *self._evidence(_LOOP_EVIDENCE, {item.tool for item in known}))
         incident = investigate(
             stall, snapshot, evidence=evidence, earlier=earlier, service=self.service, host=worker.host(), opened_at=_at(stall.since_ns)
         )
-        again = self._counted(incident, count)
+        again = self.book.counted(incident, count)
         if again is not None:
             return again
-        incident = dataclasses.replace(incident, count=count)
-        entry = Open(incident, time.monotonic_ns(), self._keep(incident), stall.subject_id)
-        self._remember(entry)
+        entry = self.book.add(dataclasses.replace(incident, count=count))
         if self.config.pyspy:
-            entry.incident = self._with_native_stacks(incident, evidence, earlier)
-            if entry.incident is not incident and entry.stored:
-                self._update(entry)
-        if self.exporters is not None:
-            self.exporters.offer(entry.incident)
+            self.book.complete(entry, self._with_native_stacks(entry.incident, evidence, earlier))
+        self.book.offer(entry)
         return entry
 
-    def _counted(self, incident: Incident, count: int) -> Open | None:
-        """The same thing again, while it is open or was a moment ago: one incident with a higher count."""
-        known = self._open.get(incident.fingerprint)
-        if known is None:
-            return None
-        if known.closed and time.monotonic_ns() - known.opened_ns > self.config.again_after * 1e9:
-            return None
-        known.incident = dataclasses.replace(known.incident, count=known.incident.count + count, closed_at=None)
-        known.closed = False
-        self._update(known)
-        return known
+    def _again(self) -> None:
+        """An open incident without a sure cause, once more: what was in motion may have come to rest."""
+        from hangwatch.investigate import investigate
+
+        entry = self.book.due(time.monotonic_ns())
+        if entry is None:
+            return
+        entry.looks += 1
+        second, first, evidence = self._two_looks(entry.follows)
+        if entry.follows and all(follow.ended_ns is not None for follow in entry.follows):
+            return
+        known = entry.incident
+        now = investigate(
+            stall_now(entry), second, evidence=evidence, earlier=first, service=known.service, host=known.host, opened_at=known.opened_at
+        )
+        if sureness(now) > sureness(known):
+            self.book.complete(entry, dataclasses.replace(now, id=known.id, count=known.count))
 
     def _with_native_stacks(self, incident: Incident, evidence: tuple[Evidence, ...], earlier: Snapshot | None) -> Incident:
+        from hangwatch.evidence import collect
         from hangwatch.graph import WaitGraph
         from hangwatch.investigate import judge
         from hangwatch.rules.base import Case
 
-        more = self._evidence(("py-spy",), set())
-        if not more:
-            return incident
+        more = collect(self._target(), ("py-spy",), deadline_s=3.0)
         evidence = (*evidence, *more)
         findings, _ = judge(Case(incident.stall, incident.snapshot, WaitGraph(incident.snapshot), earlier, evidence))
         return dataclasses.replace(incident, evidence=evidence, findings=findings)
 
-    def _evidence(self, which: tuple[str, ...], known: set[str]) -> tuple[Evidence, ...]:
-        from hangwatch import evidence
+    def _collect(self, known: set[str]) -> Collection:
+        """Starts the tools that stop nothing, so that they work while the samples are taken."""
+        from hangwatch.evidence import Collection
 
-        wanted = [name for name in which if name not in known]
-        target = evidence.Target(
+        return Collection(self._target(), [name for name in _EVIDENCE if name not in known], deadline_s=3.0)
+
+    def _target(self) -> Target:
+        from hangwatch.evidence import Target
+
+        return Target(
             pid=os.getpid(),
             native=self.config.pyspy_native,
             faulthandler_file=self.timer.path if self.timer is not None else None,
             loop_native_ids=tuple(mark.native_id for mark in list(self.ledger.loops.values())),
             pyspy_budget=self._budget,
         )
-        return evidence.collect(target, wanted, deadline_s=3.0)
-
-    def _remember(self, entry: Open) -> None:
-        self._open[entry.incident.fingerprint] = entry
-        if len(self._open) > MAX_OPEN:
-            oldest = min(self._open, key=lambda key: (not self._open[key].closed, self._open[key].opened_ns))
-            del self._open[oldest]
-
-    def _keep(self, incident: Incident) -> bool:
-        if self.store is None:
-            return False
-        try:
-            self.store.add(incident)
-            return True
-        except Exception as error:
-            self.ledger.drop("incidents not kept")
-            self.faults.setdefault(f"store: {error}", 1)
-            return False
-
-    def _update(self, entry: Open) -> None:
-        if self.store is not None and entry.stored:
-            try:
-                self.store.update(entry.incident)
-            except Exception:
-                self.ledger.drop("incidents not kept")
-
-    # the end of an incident
-
-    def _close_what_is_over(self, subject_id: str) -> None:
-        for entry in list(self._open.values()):
-            if entry.closed:
-                continue
-            if entry.follows:
-                entry.follows = [follow for follow in entry.follows if follow.ended_ns is None]
-                if not entry.follows:
-                    self._close(entry)
-            elif subject_id and entry.subject_id == subject_id:
-                self._close(entry)
-
-    def _close(self, entry: Open, how: str = "recovered") -> None:
-        entry.closed = True
-        entry.incident = dataclasses.replace(entry.incident, closed_at=time.time())
-        self._update(entry)
-        if self.exporters is not None:
-            self.exporters.recovered(entry.incident, how)
 
     def _end(self) -> None:
-        for entry in list(self._open.values()):
-            if not entry.closed:
-                self._close(entry, "shutdown")
-        if self.exporters is not None:
-            self.exporters.close(2.0)
+        self.book.end()
         if self.folder is not None:
             worker.remove(self.folder)
 
@@ -384,13 +334,3 @@ class Reporter:
 def _at(since_ns: int) -> float:
     """Monotonic ns as seconds since the epoch."""
     return time.time() - (time.monotonic_ns() - since_ns) / 1e9
-
-
-def debug_line(text: str) -> None:
-    """One line on stderr, past logging and its locks."""
-    try:
-        os.write(2, f"hangwatch: {text}\n".encode())
-    except OSError:
-        pass
-
-

@@ -242,6 +242,10 @@ _SOCKET_CALLS = (
 )
 
 
+#: asyncio's own transports: their sockets are non-blocking, a loop seen in one of their calls is on its way.
+_NEVER_BLOCKS = ("asyncio/selector_events.py", "asyncio/unix_events.py")
+
+
 def called(frame: FrameView, desk: Desk) -> Sighting | None:
     """What the innermost frame of a thread waits for inside a C function."""
     found = frame.calling()
@@ -256,7 +260,7 @@ def called(frame: FrameView, desk: Desk) -> Sighting | None:
         return Sighting(
             Primitive(desk.id_of("thread-queue", receiver), "thread-queue", "queue.SimpleQueue", NAME, state, ready=size > 0), "get"
         )
-    if method in _SOCKET_CALLS and is_a(receiver, "_socket.socket"):
+    if method in _SOCKET_CALLS and is_a(receiver, "_socket.socket") and not frame.file.endswith(_NEVER_BLOCKS):
         return Sighting(_peer(receiver, desk, method.endswith("accept")), method.lstrip("_"))
     if method == "sleep" and receiver.type_name == "module" and plain(receiver, "__name__") == "time":
         return Sighting(Primitive(f"timer:{frame.id:x}", "timer", "time.sleep", "time"), "sleep")

@@ -15,6 +15,7 @@ from typing import TypeVar
 from hangwatch.errors import CannotLook
 from hangwatch.reading.remote import installed, layouts
 from hangwatch.reading.remote.code import Codes
+from hangwatch.reading.remote.frames import RUNNING, as_views, chain
 from hangwatch.reading.remote.heap import Heap
 from hangwatch.reading.remote.kernelside import KernelSide, ProcessSide
 from hangwatch.reading.remote.loops import RemoteLoop, find_loops, turn_of
@@ -23,7 +24,7 @@ from hangwatch.reading.remote.objects import RemoteObject
 from hangwatch.reading.remote.roster import TaskTable, ThreadState, gil_of, thread_states
 from hangwatch.reading.remote.tasks import RemoteTask, still_true
 from hangwatch.reading.remote.threads import RemoteThread
-from hangwatch.reading.view import LoopView, ObjectView, TaskView, ThreadView
+from hangwatch.reading.view import FrameView, LoopView, ObjectView, TaskView, ThreadView
 
 _BROKEN = (Unreadable, struct.error, OverflowError)
 #: Readings of one part before it is given up as moving.
@@ -263,6 +264,15 @@ class RemoteReader:
         except _BROKEN:
             return None
         return RemoteObject(self.codes, address)
+
+    def suspended(self, obj: ObjectView) -> list[FrameView]:
+        if obj.type_name not in ("coroutine", "generator", "async_generator"):
+            return []
+        try:
+            frames, _ = chain(self.codes, obj.id)
+        except _BROKEN:
+            return []
+        return [] if any(frame.state == RUNNING for frame in frames) else as_views(frames)
 
     def reachable_from_live(self, target: ObjectView, parked: Iterable[TaskView]) -> bool | None:
         """Not known from outside: it would need the whole heap."""

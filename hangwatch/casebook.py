@@ -1,0 +1,160 @@
+"""The incidents of this process that are open, or were a moment ago: counted, kept on disk, exported, looked at again, closed.
+
+Used by the reporter's thread alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from hangwatch.config import Config
+from hangwatch.ledger import Follow, Ledger
+from hangwatch.records import Incident, Stall
+
+if TYPE_CHECKING:
+    from hangwatch.export import Exporters
+    from hangwatch.store import Store
+
+#: Incidents remembered for their end and for coming again; each holds its snapshot.
+MAX_OPEN: Final = 30
+#: Requests followed until an incident's end.
+MAX_FOLLOWS: Final = 1000
+#: An incident without a sure cause is looked at again when it is this many limits old: what was in motion at the first look has
+#: come to rest (a client's buffers have filled, the last worker has joined the queue), or has ended.
+AGAIN_AT_LIMITS: Final = (2.0, 4.0, 8.0)
+_SURE: Final = {"": 0, "suspected": 1, "likely": 2, "proved": 3}
+
+
+@dataclasses.dataclass(slots=True)
+class Open:
+    """One incident and what its end is told by: its requests, or the recovery of ``stall``'s subject."""
+
+    incident: Incident
+    opened_ns: int
+    stored: bool
+    follows: list[Follow] = dataclasses.field(default_factory=list)
+    closed: bool = False
+    looks: int = 0
+
+    @property
+    def again_ns(self) -> int | None:
+        """When to look once more; None when that is of no more use."""
+        if self.closed or self.looks >= len(AGAIN_AT_LIMITS) or sureness(self.incident) >= _SURE["proved"]:
+            return None
+        limit_ns = max(self.incident.stall.limit_ns, 500_000_000)
+        return self.opened_ns + int(limit_ns * (AGAIN_AT_LIMITS[self.looks] - 1))
+
+
+def sureness(incident: Incident) -> int:
+    """0 for nothing said; a cause that is known is worth more than ``unknown``, however it is put."""
+    first = incident.findings[0] if incident.findings else None
+    return 0 if first is None or first.cause == "unknown" else _SURE.get(first.confidence, 0)
+
+
+class Casebook:
+    """``store`` and ``exporters`` are given once they are there; without a store incidents are exported all the same."""
+
+    def __init__(self, config: Config, ledger: Ledger, fault: Callable[[str], None]) -> None:
+        self.config = config
+        self.ledger = ledger
+        self.store: Store | None = None
+        self.exporters: Exporters | None = None
+        self._fault = fault
+        self._entries: dict[str, Open] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def open(self) -> list[Open]:
+        return [entry for entry in self._entries.values() if not entry.closed]
+
+    def counted(self, incident: Incident, count: int) -> Open | None:
+        """The same thing again, while it is open or was a moment ago: one incident with a higher count."""
+        known = self._entries.get(incident.fingerprint)
+        if known is None or (known.closed and time.monotonic_ns() - known.opened_ns > self.config.again_after * 1e9):
+            return None
+        known.incident = dataclasses.replace(known.incident, count=known.incident.count + count, closed_at=None)
+        known.closed = False
+        self._update(known)
+        return known
+
+    def add(self, incident: Incident) -> Open:
+        """On disk first."""
+        entry = Open(incident, time.monotonic_ns(), self._keep(incident))
+        self._entries[incident.fingerprint] = entry
+        if len(self._entries) > MAX_OPEN:
+            oldest = min(self._entries, key=lambda key: (not self._entries[key].closed, self._entries[key].opened_ns))
+            del self._entries[oldest]
+        return entry
+
+    def follow(self, entry: Open, follows: list[Follow]) -> None:
+        entry.follows += follows[: MAX_FOLLOWS - len(entry.follows)]
+
+    def complete(self, entry: Open, incident: Incident) -> None:
+        """More is known of an open incident: further evidence, a surer cause."""
+        if incident.fingerprint != entry.incident.fingerprint:
+            self._entries.pop(entry.incident.fingerprint, None)
+            self._entries.setdefault(incident.fingerprint, entry)
+        entry.incident = incident
+        self._update(entry)
+
+    def due(self, now_ns: int) -> Open | None:
+        """An open incident that should be looked at again."""
+        return next((entry for entry in self.open() if entry.again_ns is not None and now_ns >= entry.again_ns), None)
+
+    def offer(self, entry: Open) -> None:
+        if self.exporters is not None:
+            self.exporters.offer(entry.incident)
+
+    def close_what_is_over(self, subject_id: str) -> None:
+        """``subject_id`` has recovered; requests tell of their end themselves."""
+        for entry in self.open():
+            if entry.follows:
+                entry.follows = [follow for follow in entry.follows if follow.ended_ns is None]
+                if not entry.follows:
+                    self.close(entry)
+            elif subject_id and entry.incident.stall.subject_id == subject_id:
+                self.close(entry)
+
+    def close(self, entry: Open, how: str = "recovered") -> None:
+        entry.closed = True
+        entry.incident = dataclasses.replace(entry.incident, closed_at=time.time())
+        self._update(entry)
+        if self.exporters is not None:
+            self.exporters.recovered(entry.incident, how)
+
+    def end(self) -> None:
+        """The process ends in good order."""
+        for entry in self.open():
+            self.close(entry, "shutdown")
+        if self.exporters is not None:
+            self.exporters.close(2.0)
+
+    def _keep(self, incident: Incident) -> bool:
+        if self.store is None:
+            return False
+        try:
+            self.store.add(incident)
+        except Exception as error:
+            self.ledger.drop("incidents not kept")
+            self._fault(f"store: {error}")
+            return False
+        return True
+
+    def _update(self, entry: Open) -> None:
+        if self.store is not None and entry.stored:
+            try:
+                self.store.update(entry.incident)
+            except Exception:
+                self.ledger.drop("incidents not kept")
+
+
+def stall_now(entry: Open) -> Stall:
+    """The stall of an open incident, by its oldest request that still waits."""
+    oldest = next((follow for follow in entry.follows if follow.ended_ns is None), None)
+    if oldest is None:
+        return entry.incident.stall
+    return Stall("request", oldest.subject_id, oldest.since_ns, oldest.limit_ns or 0)
