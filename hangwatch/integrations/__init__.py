@@ -16,20 +16,7 @@ if TYPE_CHECKING:
     from hangwatch.integrations.base import DeadlineLook, HeldLook, Spot
 
 #: The modules in this folder that know a library.
-NAMES = ("asyncio", "threads", "uvicorn", "anyio", "starlette", "aiohttp", "sqlalchemy", "asgiref", "asyncpg", "redis", "httpcore")
-    "asyncio",
-    "threads",
-    "uvicorn",
-    "anyio",
-    "starlette",
-    "aiohttp",
-    "sqlalchemy",
-    "asgiref",
-    "sqlalchemy",
-    "asyncpg",
-    "redis",
-    "httpcore",
-)
+NAMES = ("asyncio", "threads", "uvicorn", "anyio", "starlette", "asyncpg", "redis", "httpcore", "aiohttp", "sqlalchemy", "asgiref")
 
 MODULES: tuple[ModuleType, ...]
 WAITS: dict[tuple[str, str], list[Spot]]
