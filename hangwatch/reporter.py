@@ -298,12 +298,14 @@ class Reporter:
             self.book.complete(entry, dataclasses.replace(now, id=known.id, count=known.count))
 
     def _with_native_stacks(self, incident: Incident, evidence: tuple[Evidence, ...], earlier: Snapshot | None) -> Incident:
-        from hangwatch.evidence import collect
+        from hangwatch.evidence import collect, ebpf
         from hangwatch.graph import WaitGraph
         from hangwatch.investigate import judge
         from hangwatch.rules.base import Case
 
-        more = collect(self._target(), ("py-spy",), deadline_s=3.0)
+        # Where it may, the kernel tells for a moment what keeps the loop's thread: the GIL, a CPU, a call.
+        kernel = ("ebpf",) if incident.stall.kind == "loop" and ebpf.possible() else ()
+        more = collect(self._target(), ("py-spy", *kernel), deadline_s=3.0)
         evidence = (*evidence, *more)
         findings, _ = judge(Case(incident.stall, incident.snapshot, WaitGraph(incident.snapshot), earlier, evidence))
         return dataclasses.replace(incident, evidence=evidence, findings=findings)

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterable
 from types import ModuleType
 
-from hangwatch.evidence import faulthandler, process, pyspy, sockets
+from hangwatch.evidence import ebpf, faulthandler, process, pyspy, sockets
 from hangwatch.evidence.base import Budget, Target
 from hangwatch.records import Evidence
 
 __all__ = ["CAPTURES", "Budget", "Collection", "Target", "collect", "prepare"]
 
 #: Every module has NAME and capture(target). The order is the order in which an incident shows them.
-CAPTURES: tuple[ModuleType, ...] = (faulthandler, pyspy, process, sockets)
+CAPTURES: tuple[ModuleType, ...] = (faulthandler, pyspy, process, sockets, ebpf)
 
 #: A reader that looks at this process leaves out threads of this name.
 THREAD_NAME = "hangwatch-evidence"
