@@ -1,9 +1,4 @@
-"""`FrameView` over another process' memory, and the await chain from one coroutine to the next.
-
-Where a suspended frame keeps what it awaits is the interpreter's own affair, told by its version: the top of the value stack,
-and whether it awaits at all by the generator's state (3.13+), by the argument of the RESUME that follows (3.11, 3.12)
-or by the YIELD_FROM that follows (3.9, 3.10); sources: ``Objects/genobject.c`` and ``Python/ceval.c`` of those releases.
-"""
+"""`FrameView` over another process' memory. What a suspended frame awaits is the top of its value stack."""
 
 from __future__ import annotations
 
@@ -12,25 +7,18 @@ from typing import Final
 
 from hangwatch.reading.remote.calls import calling
 from hangwatch.reading.remote.code import CodeInfo, Codes, handler_depths
+from hangwatch.reading.remote.generators import CREATED, RUNNING, SUSPENDED, generator_frame
 from hangwatch.reading.remote.heap import Heap
 from hangwatch.reading.remote.kernelside import KernelSide
 from hangwatch.reading.remote.memory import Unreadable
 from hangwatch.reading.remote.objects import RemoteObject
-from hangwatch.reading.view import FrameView, ObjectView
+from hangwatch.reading.view import ObjectView
 
 _BROKEN = (Unreadable, struct.error, OverflowError)
 _U64 = struct.Struct("<Q").unpack_from
 _I32 = struct.Struct("<i").unpack_from
 _EXITS: Final = ("__exit__", "__aexit__")
 _FROM_GENERATOR: Final = ("_GeneratorContextManager", "_AsyncGeneratorContextManager")
-#: Opcode of YIELD_FROM in 3.9 and 3.10.
-_YIELD_FROM: Final = 72
-_CHAIN_LIMIT: Final = 300
-
-CREATED, SUSPENDED, AWAITING, RUNNING, DONE = "created", "suspended", "awaiting", "running", "done"
-#: ``PyFrameState`` (Include/internal/pycore_frame.h), until 3.14 and from 3.15.
-_STATES: Final = {-3: CREATED, -2: SUSPENDED, -1: AWAITING, 0: RUNNING}
-_STATES_315: Final = {0: CREATED, 1: SUSPENDED, 2: AWAITING, 3: AWAITING, 4: RUNNING}
 
 
 class RemoteFrame:
@@ -168,10 +156,20 @@ class RemoteFrame:
             manager = RemoteObject(self.codes, address)
             found.append(manager)
             try:
-                found += _held_by_generator(manager)
+                found += self._held_by_generator(manager)
             except _BROKEN:
                 continue
         return found
+
+    def _held_by_generator(self, manager: RemoteObject) -> list[ObjectView]:
+        """What a context manager made by contextlib has entered in turn, in the generator behind it (it has one frame, suspended at its yield)."""
+        if not any(name.rpartition(".")[2] in _FROM_GENERATOR for name in manager.base_names):
+            return []
+        generator = manager.attr("gen")
+        if generator is None:
+            return []
+        state, address = generator_frame(self.codes, generator.id)
+        return RemoteFrame(self.codes, address, state, generator.id).held() if state == SUSPENDED else []
 
     def _depths(self) -> list[int]:
         """Stack depths of the blocks that are open at this instruction, innermost first."""
@@ -233,15 +231,6 @@ class RemoteFrame:
         return [RemoteObject(self.codes, address) for address in found]
 
 
-def _held_by_generator(manager: RemoteObject) -> list[ObjectView]:
-    """What a context manager made by contextlib has entered in turn, in the generator behind it."""
-    if not any(name.rpartition(".")[2] in _FROM_GENERATOR for name in manager.base_names):
-        return []
-    generator = manager.attr("gen")
-    frames = chain(manager.codes, generator.id)[0] if generator is not None else []
-    return [view for frame in frames for view in frame.held()]
-
-
 def _reference(word: int, version: tuple[int, int]) -> int:
     """The object that a word of the value stack stands for; 3.14+ marks numbers with both low bits."""
     if version < (3, 14):
@@ -280,105 +269,3 @@ def _owner_of_exit(heap: Heap, address: int) -> int:
     except _BROKEN:
         pass
     return 0
-
-
-def generator_frame(codes: Codes, address: int) -> tuple[str, int]:
-    """State of a coroutine, generator or async generator, and the address of its frame (0 when it is done)."""
-    heap = codes.heap
-    memory, layout = heap.memory, heap.layout
-    if layout.version <= (3, 10):
-        return _old_generator_frame(heap, memory.u64(address + layout.generator_frame))
-    state, frame = memory.i8(address + layout.generator_state), address + layout.generator_frame
-    if layout.version >= (3, 15):
-        return _STATES_315.get(state, DONE), frame
-    if layout.version >= (3, 13) or state != -1:
-        return (_STATES if layout.version >= (3, 13) else {-2: CREATED, 0: RUNNING}).get(state, DONE), frame
-    following = memory.u64(frame + layout.frame_instruction) + 2
-    return (AWAITING if memory.u8(following + 1) & 3 >= 2 else SUSPENDED), frame
-
-
-def _old_generator_frame(heap: Heap, frame: int) -> tuple[str, int]:
-    memory, layout = heap.memory, heap.layout
-    if not frame:
-        return DONE, 0
-    last = memory.i32(frame + layout.frame_lasti)
-    if last < 0:
-        return CREATED, frame
-    if layout.version == (3, 9):
-        if not memory.u64(frame + layout.frame_top):
-            return RUNNING, frame
-    else:
-        state = memory.i8(frame + layout.frame_state)
-        if state >= 0:
-            return (RUNNING, frame) if state == 0 else (DONE, frame)
-        last *= 2
-    code = memory.u64(memory.u64(frame + layout.frame_code) + layout.code_bytes) + layout.bytes_items
-    return (AWAITING if memory.u8(code + last + 2) == _YIELD_FROM else SUSPENDED), frame
-
-
-#: Iterators that only stand between a coroutine and what it awaits: where they keep it.
-_BETWEEN: Final = ("async_generator_asend", "async_generator_athrow", "coroutine_wrapper", "anext_awaitable")
-
-
-def chain(codes: Codes, address: int) -> tuple[list[RemoteFrame], int]:
-    """The frames from a coroutine down to where it stands, outermost first, and the address of what ends the chain (0: nothing).
-
-    What ends it is the awaited object that has no frame to show: a future, or an iterator written in C.
-    """
-    heap = codes.heap
-    frames: list[RemoteFrame] = []
-    seen: set[int] = set()
-    while address and address not in seen and len(frames) < _CHAIN_LIMIT:
-        seen.add(address)
-        info = heap.class_of(address)
-        if heap.shape(info) == "generator":
-            state, frame_at = generator_frame(codes, address)
-            if state == DONE:
-                return frames, 0
-            frame = RemoteFrame(codes, frame_at, state, address)
-            frames.append(frame)
-            if state != AWAITING:
-                return frames, 0
-            address = frame.awaited()
-        elif info.plain_name in _BETWEEN:
-            address = heap.memory.u64(address + heap.layout.wrapped_iterator)
-        elif info.name == "_asyncio.FutureIter":
-            return frames, heap.memory.u64(address + heap.layout.future_iter)
-        else:
-            following = _behind(heap, address)
-            if not following:
-                return frames, address
-            address = following
-    return frames, address
-
-
-def _behind(heap: Heap, address: int) -> int:
-    """What a foreign coroutine (Cython's, or a Python wrapper) delegates to; 0 when that cannot be told."""
-    info = heap.class_of(address)
-    for name in ("cr_await", "gi_yieldfrom", "ag_await"):
-        if name in info.members:
-            return heap.memory.u64(address + info.members[name])
-    if info.plain_name == "_GeneratorWrapper":
-        return heap.attribute(address, "_GeneratorWrapper__wrapped")
-    if not info.name.startswith("_cython"):
-        return 0
-    # Cython's coroutine keeps it in a field whose place depends on Cython's version: the one that holds an awaitable.
-    for offset in range(16, min(info.basic_size, 256), 8):
-        try:
-            word = heap.memory.u64(address + offset)
-            if word and word != address and _is_awaitable(heap, word):
-                return word
-        except _BROKEN:
-            continue
-    return 0
-
-
-def _is_awaitable(heap: Heap, address: int) -> bool:
-    info = heap.class_of(address)
-    return heap.shape(info) == "generator" or info.plain_name in _BETWEEN or info.name == "_asyncio.FutureIter" or (
-        info.name.startswith("_cython") and info.plain_name in ("coroutine", "_cython_coroutine_await")
-    )  # fmt: skip
-
-
-def as_views(frames: list[RemoteFrame]) -> list[FrameView]:
-    return list(frames)

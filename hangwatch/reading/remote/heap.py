@@ -1,4 +1,4 @@
-"""CPython's built-in objects decoded from memory: classes, strings, numbers, containers, instance dictionaries.
+"""CPython's objects decoded from memory: classes, strings, numbers, attributes; `containers` has the rest.
 
 Addresses in, addresses or plain values out. Everything that does not look as it should raises `Unreadable`: a wrong
 length or a class that is none is how a torn read shows itself, and the caller then reads again.
@@ -6,12 +6,12 @@ length or a class that is none is how a torn read shows itself, and the caller t
 
 from __future__ import annotations
 
-import itertools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from hangwatch.reading.remote.containers import MOST, Containers
 from hangwatch.reading.remote.memory import Memory, Unreadable
 from hangwatch.reading.remote.offsets import Layout
 
@@ -41,9 +41,6 @@ _MEMBER = struct.Struct("<QiiqiiQ")  # name, type, offset, flags, doc: 40 bytes
 #: ``PyTypeObject.tp_descr_get``: what a class has whose instances compute values (a property, a function).
 _DESCR_GET: Final = 272
 
-#: No container that is looked at is longer; a larger number is a torn read.
-_MOST: Final = 1 << 22
-_DEQUE_BLOCK: Final = 64
 _TEXT_LIMIT: Final = 4096
 
 
@@ -64,12 +61,11 @@ class ClassInfo:
     shape: str = ""
 
 
-class Heap:
+class Heap(Containers):
     """Decoder over one `Memory` with one `Layout`. Caches hold until `forget` (classes and code for the reader's life)."""
 
     def __init__(self, memory: Memory, layout: Layout) -> None:
-        self.memory = memory
-        self.layout = layout
+        super().__init__(memory, layout)
         self._classes: dict[int, ClassInfo] = {}
         self._texts: dict[int, str] = {}
         self._keys: dict[int, dict[str, int]] = {}
@@ -169,7 +165,7 @@ class Heap:
         length = memory.u64(address + layout.str_length)
         state = memory.u32(address + layout.str_state)
         width, compact, ascii_only = state >> 2 & 7, state >> 5 & 1, state >> 6 & 1
-        if length > _MOST or width not in (1, 2, 4):
+        if length > MOST or width not in (1, 2, 4):
             raise Unreadable("torn str")
         if compact:
             data = address + (layout.ascii_header if ascii_only else layout.compact_header)
@@ -199,116 +195,7 @@ class Heap:
     def raw_bytes(self, address: int, limit: int = _TEXT_LIMIT) -> bytes:
         return self.memory.read(address + self.layout.bytes_items, min(self.size(address), limit))
 
-    def size(self, address: int) -> int:
-        """``ob_size`` of a variable-sized object."""
-        number = self.memory.i64(address + 16)
-        if not 0 <= number <= 1 << 40:
-            raise Unreadable("torn size")
-        return number
-
-    # -- containers
-
-    def tuple_items(self, address: int, limit: int = _MOST) -> tuple[int, ...]:
-        count = self.size(address)
-        if count > _MOST:
-            raise Unreadable("torn tuple")
-        return self.memory.words(address + self.layout.tuple_items, min(count, limit))
-
-    def list_items(self, address: int, limit: int = _MOST) -> tuple[int, ...]:
-        count = self.size(address)
-        if count > _MOST:
-            raise Unreadable("torn list")
-        return self.memory.words(self.memory.u64(address + self.layout.list_items), min(count, limit)) if count else ()
-
-    def set_size(self, address: int) -> int:
-        return self.memory.u64(address + 24)
-
-    def set_items(self, address: int, limit: int = _MOST) -> list[int]:
-        memory, layout = self.memory, self.layout
-        mask, table = memory.u64(address + layout.set_mask), memory.u64(address + layout.set_table)
-        if mask > _MOST or mask & (mask + 1):
-            raise Unreadable("torn set")
-        # The mark of a removed entry is the only key with hash -1.
-        keys = [key for key, digest in struct.iter_unpack("<Qq", memory.read(table, 16 * (mask + 1))) if key and digest != -1]
-        if len(keys) != self.set_size(address):
-            raise Unreadable("torn set")
-        return keys[:limit]
-
-    def deque_items(self, address: int, limit: int = _MOST) -> Iterator[int]:
-        memory = self.memory
-        left = self.size(address)
-        if left > _MOST:
-            raise Unreadable("torn deque")
-        left = min(left, limit)
-        block, index = memory.u64(address + self.layout.deque_left), memory.u64(address + self.layout.deque_left_index)
-        while left > 0:
-            if index > _DEQUE_BLOCK:
-                raise Unreadable("torn deque")
-            take = min(left, _DEQUE_BLOCK - index)
-            yield from memory.words(block + 8 + 8 * index, take)
-            left -= take
-            index = 0
-            if left > 0:
-                block = memory.u64(block + 8 + 8 * _DEQUE_BLOCK)
-
-    def simple_queue_items(self, address: int, limit: int = _MOST) -> list[int]:
-        """``_queue.SimpleQueue`` (Modules/_queuemodule.c): until 3.12 a list and where it begins, then a ring of pointers."""
-        memory = self.memory
-        if self.layout.version <= (3, 12):
-            begin = memory.i64(address + 40)
-            return list(self.list_items(memory.u64(address + 32)))[begin : begin + limit]
-        first, table, room, count = (memory.u64(address + place) for place in (32, 40, 48, 56))
-        if count > room or room > _MOST or (room and first >= room):
-            raise Unreadable("torn queue")
-        words = memory.words(table, room)
-        return [word for place in range(min(count, limit)) if (word := words[(first + place) % room])]
-
-    def dict_size(self, address: int) -> int:
-        return self.memory.u64(address + 16)
-
-    def dict_pairs(self, address: int, limit: int = _MOST) -> Iterator[tuple[int, int]]:
-        """Keys and values, in the order of insertion."""
-        keys = self.memory.u64(address + self.layout.dict_keys)
-        values = self.memory.u64(address + self.layout.dict_values)
-        if values and self.layout.version >= (3, 13):
-            values += 8
-        yield from itertools.islice(self._entries(keys, values), limit)
-
-    def _entries(self, keys: int, values: int) -> Iterator[tuple[int, int]]:
-        memory = self.memory
-        first, count, general = self._keys_header(keys)
-        if values:
-            held = memory.words(values, count)
-            for number, (key, _) in enumerate(self._raw_entries(first, count, general)):
-                if key and held[number]:
-                    yield key, held[number]
-            return
-        for key, value in self._raw_entries(first, count, general):
-            if key and value:
-                yield key, value
-
-    def _raw_entries(self, first: int, count: int, general: bool) -> Iterator[tuple[int, int]]:
-        if general:
-            for _, key, value in struct.iter_unpack("<QQQ", self.memory.read(first, 24 * count)):
-                yield key, value
-        else:
-            yield from struct.iter_unpack("<QQ", self.memory.read(first, 16 * count))
-
-    def _keys_header(self, keys: int) -> tuple[int, int, bool]:
-        """Address of the first entry, number of entries, and whether each carries its hash."""
-        memory = self.memory
-        if self.layout.version >= (3, 11):
-            index_bits, kind, count = memory.u8(keys + 9), memory.u8(keys + 10), memory.u64(keys + 24)
-            if index_bits > 40 or kind > 2:
-                raise Unreadable("torn dict")
-            first, general = keys + 32 + (1 << index_bits), kind == 0
-        else:
-            slots, count = memory.u64(keys + 8), memory.u64(keys + 32)
-            width = 1 if slots <= 0xFF else 2 if slots <= 0xFFFF else 4
-            first, general = keys + 40 + slots * width, True
-        if count > _MOST:
-            raise Unreadable("torn dict")
-        return first, count, general
+    # -- dictionaries by name
 
     def text_pairs(self, address: int) -> Iterator[tuple[str, int]]:
         """The pairs whose key is a str."""

@@ -14,13 +14,15 @@ from typing import TypeVar
 
 from hangwatch.errors import CannotLook
 from hangwatch.reading.remote import installed, layouts
+from hangwatch.reading.remote.chain import chain
 from hangwatch.reading.remote.code import Codes
-from hangwatch.reading.remote.frames import RUNNING, as_views, chain
+from hangwatch.reading.remote.generators import RUNNING
 from hangwatch.reading.remote.heap import Heap
 from hangwatch.reading.remote.kernelside import KernelSide, ProcessSide
 from hangwatch.reading.remote.loops import RemoteLoop, find_loops, turn_of
-from hangwatch.reading.remote.memory import Memory, ProcessSource, Source, Unreadable
+from hangwatch.reading.remote.memory import Memory, Source, Unreadable
 from hangwatch.reading.remote.objects import RemoteObject
+from hangwatch.reading.remote.process import ProcessSource
 from hangwatch.reading.remote.roster import TaskTable, ThreadState, gil_of, thread_states
 from hangwatch.reading.remote.tasks import RemoteTask, still_true
 from hangwatch.reading.remote.threads import RemoteThread
@@ -272,7 +274,7 @@ class RemoteReader:
             frames, _ = chain(self.codes, obj.id)
         except _BROKEN:
             return []
-        return [] if any(frame.state == RUNNING for frame in frames) else as_views(frames)
+        return [] if any(frame.state == RUNNING for frame in frames) else list(frames)
 
     def reachable_from_live(self, target: ObjectView, parked: Iterable[TaskView]) -> bool | None:
         """Not known from outside: it would need the whole heap."""

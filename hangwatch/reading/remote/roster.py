@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from hangwatch.errors import CannotLook
 from hangwatch.reading.remote import debug_offsets, elf
 from hangwatch.reading.remote.code import Codes
-from hangwatch.reading.remote.frames import RUNNING, RemoteFrame
+from hangwatch.reading.remote.frames import RemoteFrame
+from hangwatch.reading.remote.generators import RUNNING
 from hangwatch.reading.remote.heap import Heap
 from hangwatch.reading.remote.layouts import Roots
 from hangwatch.reading.remote.memory import Unreadable

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from hangwatch.reading.remote.chain import chain
 from hangwatch.reading.remote.code import Codes
-from hangwatch.reading.remote.frames import RUNNING, RemoteFrame, chain
+from hangwatch.reading.remote.fields import task_name
+from hangwatch.reading.remote.frames import RemoteFrame
+from hangwatch.reading.remote.generators import RUNNING
 from hangwatch.reading.remote.heap import Heap
 from hangwatch.reading.remote.memory import Memory, Unreadable
-from hangwatch.reading.remote.objects import RemoteObject, task_name
+from hangwatch.reading.remote.objects import RemoteObject
 from hangwatch.reading.remote.roster import ThreadState
 from hangwatch.reading.view import FrameView, ObjectView
 
