@@ -126,9 +126,13 @@ class Agent:
         store = Store(self.config.spool, self.config.spool_max_mb, self.config.spool_max_days)
         if self.timer is not None:
             self.timer.move_to(store.files_dir(os.getpid()))
-        # Whoever looks at the spool next finds what killed workers left behind.
-        self._left = orphans.finish(store, live=False, ended=self._ended)
         return store
+
+    def _finish_orphans(self, store: Store) -> None:
+        """Whoever looks at the spool next finds what killed workers left behind."""
+        from hangwatch import orphans
+
+        self._left = orphans.finish(store, live=False, ended=self._ended)
 
     def _open_exporters(self, store: Store | None) -> Exporters:
         from hangwatch.export import Exporters

@@ -55,6 +55,7 @@ class Reporter:
         ledger: Ledger,
         timer: StackTimer | None,
         open_store: Callable[[], Store],
+        finish_orphans: Callable[[Store], None],
         open_exporters: Callable[[Store | None], Exporters],
     ) -> None:
         self.config = config
@@ -152,19 +153,20 @@ class Reporter:
 
         self._budget = hangwatch.evidence.Budget(self.config.pyspy_per_hour)
         hangwatch.evidence.prepare()
+        if self.book.store is not None:
+            self._guarded(partial(self._finish_orphans, self.book.store))
+        self.book.exporters = self._open_exporters(self.book.store)
+        self.book.exporters.resume()
+
+    def _open_spool(self) -> None:
         try:
             self.book.store = self._open_store()
             self.folder = self.book.store.files_dir(os.getpid())
             worker.write(self.folder, worker.facts(self.config, self.ledger, self.started_at, []))
         except Exception as error:
-            # One line, not through logging: a stuck thread may hold a handler's lock.
-            os.write(
-                2, f"hangwatch: nothing can be kept in {self.config.spool} ({error}); stalls are still watched for and exported\n".encode()
-            )
+            _say(f"nothing can be kept in {self.config.spool} ({error}); stalls are still watched for and exported")
             self.ledger.drop("spool")
             self.book.store = self.folder = None
-        self.book.exporters = self._open_exporters(self.book.store)
-        self.book.exporters.resume()
 
     def _beat(self) -> None:
         if self.folder is not None:
@@ -336,3 +338,11 @@ class Reporter:
 def _at(since_ns: int) -> float:
     """Monotonic ns as seconds since the epoch."""
     return time.time() - (time.monotonic_ns() - since_ns) / 1e9
+
+
+def _say(text: str) -> None:
+    """One line on stderr, past logging: a stuck thread may hold a handler's lock."""
+    try:
+        os.write(2, f"hangwatch: {text}\n".encode())
+    except OSError:
+        pass

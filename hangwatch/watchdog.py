@@ -184,7 +184,7 @@ class Watchdog:
 
     def _loop_limit_ns(self, pulse: Pulse, limit_ns: int) -> int:
         """Importing the application and loading its models blocks the loop before it serves anybody: that is start-up, not a stall."""
-        starting = not pulse.settled or (pulse.mark.phase is not None and pulse.mark.phase[0] == "startup")
+        starting = not (pulse.settled or pulse.mark.beats) or (pulse.mark.phase is not None and pulse.mark.phase[0] == "startup")
         startup_ns = self._phase_limit_ns("startup")
         return limit_ns if not starting else FOREVER if startup_ns is None else max(limit_ns, startup_ns)
 
