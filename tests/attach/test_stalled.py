@@ -1,0 +1,110 @@
+"""What two looks from outside call a stall, and what they do not. Records by hand: every case is one difference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hangwatch.attach.stalled import stall_between
+from hangwatch.records import FOREVER, SCHEMA, Frame, Loop, Primitive, Request, Snapshot, Task, Thread, Wait
+
+APP = Frame("/app/main.py", 5, "pay")
+RUN = Frame("/usr/lib/python3.12/asyncio/base_events.py", 1986, "BaseEventLoop._run_once")
+SELECT = Frame("/usr/lib/python3.12/selectors.py", 468, "EpollSelector.select")
+
+
+def look(at_ns, *, task=None, loop=None, thread=(RUN, SELECT), lock=None, phase="app"):
+    return Snapshot(
+        SCHEMA, 0.0, at_ns, 7, "attach",
+        loops=(loop or Loop("loop:1", "asyncio", "thread:7", asleep=True),),
+        tasks=(task or Task("task:1", "Task-9", "loop:1", "parked", (APP,), "lock:1"),),
+        threads=(Thread("thread:7", "MainThread", 7, thread, is_loop=True),),
+        primitives=(lock or Primitive("lock:1", "lock", "asyncio.Lock", "asyncio", ready=False),),
+        waits=(Wait("task:1", "lock:1", "acquire"),),
+        requests=(Request("request:1", None, "task:1", "GET", "/pay", None, phase),),
+    )  # fmt: skip
+
+
+def told(**changes):
+    stall = stall_between(look(1), look(301, **changes))
+    return stall and (stall.kind, stall.subject_id, stall.since_ns, stall.limit_ns)
+
+
+def test_a_request_that_did_not_move():
+    assert told() == ("request", "request:1", 1, 300)
+
+
+@pytest.mark.parametrize("changed", [{"frames": (replace(APP, line=6),)}, {"waits_on": None}])
+def test_a_request_that_moved_is_none(changed):
+    task = replace(look(1).tasks[0], **changed)
+    assert told(task=task) is None
+
+
+def test_a_request_in_another_phase_moved():
+    stall = stall_between(look(1), look(301, phase="responding"))
+    assert stall is not None and stall.kind == "task"  # its task still stands where it stood
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        Primitive("lock:1", "timer", "asyncio.sleep", "asyncio", ready=False),
+        Primitive("lock:1", "queue-get", "an idle consumer", "asyncio", ready=False, patience_ns=FOREVER),
+        Primitive("lock:1", "disconnect", "the client to leave", "uvicorn", ready=False),
+    ],
+)
+def test_who_may_wait_for_ever_is_left_alone(lock):
+    before = replace(look(1), primitives=(lock,))
+    assert stall_between(before, replace(look(301), primitives=(lock,))) is None
+
+
+def test_patience_ends_when_what_is_waited_for_is_there():
+    lock = Primitive("lock:1", "queue-get", "a consumer", "asyncio", ready=True, patience_ns=FOREVER)
+    assert stall_between(replace(look(1), primitives=(lock,)), replace(look(301), primitives=(lock,))) is not None
+
+
+def test_a_wait_under_a_deadline_that_has_not_passed():
+    early, late = (replace(look(301), waits=(Wait("task:1", "lock:1", "acquire", deadline_ns=when),)) for when in (300, 302))
+    assert stall_between(look(1), early) is not None
+    assert stall_between(look(1), late) is None
+
+
+def blocked(at_ns, *inner, running="task:1", asleep=False):
+    loop = Loop("loop:1", "asyncio", "thread:7", running_task_id=running, asleep=asleep)
+    task = Task("task:1", "Task-9", "loop:1", "running", (APP,))
+    return look(at_ns, loop=loop, task=task, thread=(RUN, *inner))
+
+
+HANDLE = Frame("/usr/lib/python3.12/asyncio/events.py", 84, "Handle._run")
+
+
+def test_a_loop_that_stays_in_one_callback():
+    stall = stall_between(blocked(1, HANDLE, APP), blocked(301, HANDLE, replace(APP, line=99)))
+    assert stall is not None and (stall.kind, stall.subject_id) == ("loop", "loop:1")
+
+
+@pytest.mark.parametrize(
+    "later",
+    [blocked(301, HANDLE, APP, asleep=True), blocked(301, HANDLE, Frame("/app/other.py", 1, "other")), blocked(301, HANDLE, APP, running="task:2"), blocked(301, SELECT)],
+    ids=["asleep", "another callback", "another task", "on its way out of the selector"],
+)
+def test_a_loop_that_went_on(later):
+    assert getattr(stall_between(blocked(1, HANDLE, APP), later), "kind", None) != "loop"
+
+
+def test_a_loop_known_to_have_turned_is_not_blocked():
+    looks = blocked(1, HANDLE, APP), blocked(301, HANDLE, APP)
+    assert getattr(stall_between(*looks, turned=frozenset({"loop:1"})), "kind", None) != "loop"
+
+
+def test_a_loop_that_waits_for_the_gil_all_the_time():
+    looks = blocked(1, SELECT, running=None), blocked(301, SELECT, running=None)
+    assert getattr(stall_between(*looks), "kind", None) != "loop"
+    assert stall_between(*looks, gil_kept=True).kind == "loop"
+
+
+def test_a_start_that_stands_still_comes_first():
+    starting = Task("task:1", "Task-1", "loop:1", "parked", (Frame("/x/uvicorn/server.py", 80, "Server.startup"),), "lock:1")
+    stall = stall_between(look(1, task=starting), look(301, task=starting))
+    assert stall is not None and (stall.kind, stall.subject_id) == ("startup", "task:1")
