@@ -17,7 +17,7 @@ from hangwatch.kernel.syscalls import SystemCall
 
 __all__ = [
     "Socket", "SocketTable", "SystemCall", "ThreadStat", "Throttling", "children", "cpu_throttling", "inside_ids", "listening_ports",
-    "name", "parent", "status", "system_call", "thread_call_name", "thread_cpu_ns", "thread_delay_ns", "thread_ids", "thread_stat", "thread_syscall",
+    "name", "parent", "status", "system_call", "thread_call_name", "thread_cpu_ns", "thread_delay_ns", "thread_kernel_stack", "thread_ids", "thread_stat", "thread_syscall",
     "thread_wchan",
 ]  # fmt: skip
 
@@ -89,6 +89,13 @@ def thread_wchan(pid: int, tid: int) -> str | None:
     """The kernel function in which the thread sleeps; None when it runs or the kernel does not tell."""
     text = (files.read_text(f"/proc/{pid}/task/{tid}/wchan") or "").strip()
     return text if text and text != "0" else None
+
+
+def thread_kernel_stack(pid: int, tid: int) -> tuple[str, ...]:
+    """The kernel's functions in which the thread sleeps, innermost first; empty when it runs, or without CAP_SYS_ADMIN."""
+    lines = (files.read_text(f"/proc/{pid}/task/{tid}/stack") or "").splitlines()
+    # "[<0>] hrtimer_nanosleep+0x8a/0x130"
+    return tuple(line.split()[-1].partition("+")[0] for line in lines if "+" in line)
 
 
 def system_call(pid: int, tid: int, table: SocketTable | None = None) -> SystemCall | None:

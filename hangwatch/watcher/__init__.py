@@ -120,7 +120,7 @@ class Watcher:
         if not self._use_bpf:
             return None
         try:
-            return LoopTime(self._limit_ns, kernel_stacks=True)
+            return LoopTime(self._limit_ns)
         except CannotCollect as error:
             self.note(f"no eBPF here ({error}); loops are sampled from /proc. `hangwatch doctor` says what would allow it.")
             return None

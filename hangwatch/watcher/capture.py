@@ -17,9 +17,8 @@ from hangwatch.config import Config
 from hangwatch.errors import HangwatchError
 from hangwatch.evidence.base import Target
 from hangwatch.investigate import investigate
-from hangwatch.kernel import kallsyms, procfs
+from hangwatch.kernel import procfs
 from hangwatch.kernel.cgroups import Throttling
-from hangwatch.reading.remote import RemoteReader
 from hangwatch.records import SCHEMA, Connection, Evidence, Incident, Loop, Request, Snapshot, Stall, Thread
 from hangwatch.snapshot import take
 from hangwatch.watcher.connections import UPSTREAM, ConnectionStall
@@ -50,19 +49,19 @@ class Looks:
     collected: tuple[Evidence, ...]
 
 
-def two_looks(reader: RemoteReader, native: bool = False) -> Looks:
-    """Raises CannotLook."""
+def two_looks(pid: int, tids: tuple[int, ...] = (), native: bool = False) -> Looks:
+    """``tids``: the threads with loops, as far as they are known before. Raises CannotLook."""
+    wanted = (*CAPTURES, "py-spy") if native else CAPTURES
+    collection = evidence.Collection(Target(pid, native=native, loop_native_ids=tids), wanted, CAPTURES_DEADLINE_S)
+    reader = attach.open_reader(pid)
     began = time.monotonic()
     earlier, gil, turns = take(reader), reader.gil(), reader.turns()
-    tids = reader.loop_native_ids()
-    wanted = (*CAPTURES, "py-spy") if native else CAPTURES
-    collection = evidence.Collection(Target(reader.pid, native=native, loop_native_ids=tids), wanted, CAPTURES_DEADLINE_S)
     time.sleep(max(0.0, APART_S - (time.monotonic() - began)))
     reader.refresh()
     now = take(reader)
     kept = attach.gil_evidence(reader, gil, (now.at_ns - earlier.at_ns) / 1e6)
     turned = frozenset(loop for loop, turn in reader.turns().items() if turn is not None and turns.get(loop) not in (None, turn))
-    return Looks(earlier, now, tids, turned, kept, collection.gather())
+    return Looks(earlier, now, reader.loop_native_ids(), turned, kept, collection.gather())
 
 
 def of_loop(worker: Worker, stall: LoopStall, limit_ns: int, throttled: Throttling | None = None, native: bool = False) -> Incident:
@@ -71,7 +70,7 @@ def of_loop(worker: Worker, stall: LoopStall, limit_ns: int, throttled: Throttli
     if worker.blind:
         return _blind(worker, stall, limit_ns, facts)
     try:
-        looks = two_looks(attach.open_reader(worker.pid), native)
+        looks = two_looks(worker.pid, (stall.tid,), native)
     except HangwatchError as error:
         return _blind(dataclasses.replace(worker, blind=str(error)), stall, limit_ns, facts)
     if stall.tid not in looks.loop_tids:
@@ -97,7 +96,7 @@ def of_connections(worker: Worker, stalls: list[ConnectionStall], upstreams: lis
     if worker.blind:
         return [_blind_connections(worker, stalls, upstreams, config)]
     try:
-        looks = two_looks(attach.open_reader(worker.pid))
+        looks = two_looks(worker.pid)
     except HangwatchError as error:
         return [_blind_connections(dataclasses.replace(worker, blind=str(error)), stalls, upstreams, config)]
     by_peer = {stall.peer: stall for stall in stalls}
@@ -249,7 +248,7 @@ def loop_evidence(stall: LoopStall, throttled: Throttling | None = None) -> Evid
         "threads": [thread],
         "verdict": verdict(stall),
         "throttled_ms": _ms(throttled.throttled_ns) if throttled is not None else None,
-        "kernel_stack": list(kallsyms.names(stall.kernel_stack)),
+        "kernel_stack": list(stall.kernel_stack),
     }
     return Evidence(TOOL, text=render(data), data=data, took_ms=round((time.perf_counter() - begun) * 1e3, 3))
 

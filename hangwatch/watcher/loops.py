@@ -47,8 +47,8 @@ class LoopStall:
     gil_ns: int | None = None
     longest_call: str = ""
     longest_ns: int = 0
-    #: Addresses in the kernel, innermost first: of the sleep it is in, else of the longest.
-    kernel_stack: tuple[int, ...] = ()
+    #: Functions of the kernel, innermost first, in which it sleeps now; needs CAP_SYS_ADMIN.
+    kernel_stack: tuple[str, ...] = ()
     certain: bool = True
     observer: str = "eBPF"
 
@@ -171,10 +171,8 @@ class LoopWatch:
         return self._stall(row, since, now)
 
     def _stall(self, row: LoopRow, since: int, now: int) -> LoopStall:
-        assert self.collector is not None
         stat = procfs.thread_stat(row.pid, row.tid)
         asleep_ns = now - row.now.ns if row.now is not None else 0
-        stack = self.collector.stack(row.now.stack if row.now is not None else row.longest.stack if row.longest is not None else -1)
         return LoopStall(
             pid=row.pid,
             tid=row.tid,
@@ -189,7 +187,7 @@ class LoopWatch:
             gil_ns=row.gil_ns,
             longest_call=row.longest.name if row.longest is not None else "",
             longest_ns=row.longest.ns if row.longest is not None else 0,
-            kernel_stack=stack,
+            kernel_stack=procfs.thread_kernel_stack(row.pid, row.tid) if row.now is not None else (),
         )
 
     def _calm_down(self, seen: set[tuple[int, int]]) -> None:
@@ -228,6 +226,7 @@ def _sampled(thread: Sampled, now: int, limit_ns: int) -> LoopStall:
         call=thread.call,
         arguments=thread.arguments,
         asleep_ns=asleep_ns,
+        kernel_stack=procfs.thread_kernel_stack(thread.pid, thread.tid) if asleep_ns else (),
         certain=asleep_ns >= limit_ns // 2,
         observer="/proc",
     )
