@@ -16,7 +16,24 @@ if TYPE_CHECKING:
     from hangwatch.integrations.base import DeadlineLook, HeldLook, Spot
 
 #: The modules in this folder that know a library.
-NAMES = ("asyncio", "threads", "uvicorn", "anyio", "starlette", "asyncpg", "redis", "httpcore", "aiohttp", "sqlalchemy", "asgiref", "gunicorn", "hypercorn", "websockets", "psycopg", "aiosqlite")
+NAMES = (
+    "asyncio",
+    "threads",
+    "uvicorn",
+    "anyio",
+    "starlette",
+    "asyncpg",
+    "redis",
+    "httpcore",
+    "aiohttp",
+    "sqlalchemy",
+    "asgiref",
+    "gunicorn",
+    "hypercorn",
+    "websockets",
+    "psycopg",
+    "aiosqlite",
+)
 
 MODULES: tuple[ModuleType, ...]
 WAITS: dict[tuple[str, str], list[Spot]]
