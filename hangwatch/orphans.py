@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hangwatch import evidence
+from hangwatch import evidence, lifesign
 from hangwatch.evidence import faulthandler
 from hangwatch.investigate import investigate
 from hangwatch.kernel import procfs
 from hangwatch.records import SCHEMA, Evidence, Frame, Incident, Loop, Snapshot, Stall, Thread
-from hangwatch.store import Store, started_at_tick
+from hangwatch.store import Store
 
 #: A live worker writes its own incident within this long of the dump unless it cannot run: then somebody else must.
 GRACE_S = 1.5
@@ -45,7 +45,7 @@ def finish(store: Store, *, live: bool = True, now: float | None = None, ended: 
             _clear_away(folder, alive, now)
             continue
         # A worker of another container or host that shares the spool: its pid is somebody else's here.
-        if alive and not (live and folder.name == f"{pid}-{started_at_tick(pid)}"):
+        if alive and not (live and folder.name == lifesign.name_of(pid)):
             continue
         try:
             incident = _of_worker(store, folder, facts, alive, now)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import json
 import os
 import re
@@ -23,14 +22,13 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from hangwatch import lifesign
 from hangwatch.errors import NoSuchIncident, SpoolError
-from hangwatch.kernel import files, procfs
 from hangwatch.records import Evidence, Incident, from_json, to_json
 
 RECORD: Final = "incident.json"
-LOCK: Final = "lock"
 #: What a killed writer or pruner left half done is removed after this long; no write takes anything like it.
 UNFINISHED_S: Final = 3600.0
 #: One incident larger than this is not one of ours: 10,000 tasks give some 20 MB.
@@ -232,13 +230,10 @@ class Store:
     def files_dir(self, pid: int) -> Path:
         """The folder for what this process writes while it lives, made at the first call. ``pid``: its own. Raises SpoolError."""
         if pid not in self._own:
-            folder = self.workers / f"{pid}-{started_at_tick(pid)}"
+            folder = self.workers / lifesign.name_of(pid)
             try:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-                with contextlib.suppress(OSError):  # a file system without locks: the pid decides
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.pwrite(handle, json.dumps({"pid": pid, "place": _place()}).encode(), 0)
+                handle = lifesign.give(folder, pid)
             except OSError as error:
                 raise self._trouble(error) from None
             weakref.finalize(self, _close, handle)
@@ -251,7 +246,7 @@ class Store:
         for entry in sorted(_scan(self.workers), key=lambda e: e.name):
             pid, _, tick = entry.name.partition("-")
             if pid.isdigit() and entry.is_dir(follow_symlinks=False):
-                found.append((Path(entry.path), int(pid), _lives(Path(entry.path), int(pid), tick)))
+                found.append((Path(entry.path), int(pid), lifesign.lives(Path(entry.path), int(pid), tick)))
         return found
 
 
@@ -333,52 +328,6 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-# Who lives
-
-
-def started_at_tick(pid: int) -> str:
-    """When the process began, in the kernel's ticks since boot: with the pid, its name for ever. Empty when there is no such process."""
-    stat = files.read_text(f"/proc/{pid}/stat") or ""
-    return stat.rpartition(")")[2].split()[19] if ")" in stat else ""
-
-
-def _place() -> dict[str, Any]:
-    """Where a pid counts: this boot of this machine, this pid namespace."""
-    with contextlib.suppress(OSError):
-        return {"boot": (files.read_text("/proc/sys/kernel/random/boot_id") or "").strip(), "pids": os.readlink("/proc/self/ns/pid")}
-    return {}
-
-
-def _lives(folder: Path, pid: int, tick: str) -> bool:
-    """By pid where pids count alike, else by the lock, which a forked child may keep a little longer than its parent lived."""
-    try:
-        owner = json.loads((folder / LOCK).read_bytes())
-    except (OSError, ValueError):
-        owner = {}
-    here = _place()
-    if here and isinstance(owner, dict) and owner.get("place") == here:
-        return started_at_tick(pid) == tick and (procfs.status(pid).get("State") or "Z")[0] not in "ZX"
-    try:
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        # Not locked yet, or tidying up: a moment later it is one or the other.
-        return _age_s(folder) < 60.0
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
-def _age_s(folder: Path) -> float:
-    try:
-        return time.time() - folder.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _close(handle: int) -> None:
