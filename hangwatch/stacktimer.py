@@ -57,6 +57,7 @@ class StackTimer:
             old, self._fd = self._fd, self._open(folder)
             if old >= 0:
                 os.close(old)
+        self.beat()
 
     def watch_for_others(self, patcher: Patcher) -> None:
         """Stands back as soon as the application uses the timer."""
