@@ -16,7 +16,7 @@ from dataclasses import replace
 from hangwatch import integrations
 from hangwatch.integrations import borrowers, generators, labels, recognise, setters, threads, ties
 from hangwatch.integrations.desk import SnapshotDesk
-from hangwatch.reading.view import FrameView, LoopView, Reader, TaskView, ThreadView, plain
+from hangwatch.reading.view import FrameView, LoopView, ObjectView, Reader, TaskView, ThreadView, plain
 from hangwatch.records import SCHEMA, Act, Connection, Frame, Loop, Request, Snapshot, Task, Thread
 
 #: Tasks in one snapshot. A service with more has the oldest requests' tasks first, and the rest is counted.
@@ -235,8 +235,9 @@ class _Looker:
         desk = self.desk
         wanted = any(p.kind in _HELD_BY_SOMEBODY and desk.waiters.get(p.id) for p in desk.primitives.values())
         if desk.loans or wanted:
+            owned: dict[int, list[ObjectView]] = {}
             for owner_id, chain in self.chains.items():
-                inside = generators.parked_in(chain, self.reader)
+                inside = generators.parked_in(chain, self.reader, owned)
                 if inside:
                     recognise.holds_of(inside, desk, owner_id, 0)
                     self.chains[owner_id] = [*chain, *inside]

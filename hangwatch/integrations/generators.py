@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hangwatch.integrations import recognise
 from hangwatch.reading.view import FrameView, ObjectView, Reader
 
 _KINDS = ("async_generator", "generator")
@@ -17,16 +18,19 @@ DEPTH = 4
 PARTS = 100
 
 
-def parked_in(chain: list[FrameView], reader: Reader) -> list[FrameView]:
-    """Frames of the suspended generators that a chain's frames refer to and do not themselves run, outermost first."""
+def parked_in(chain: list[FrameView], reader: Reader, owned: dict[int, list[ObjectView]]) -> list[FrameView]:
+    """Frames of the suspended generators that a chain's frames refer to and do not themselves run, outermost first.
+
+    ``owned`` remembers, for the chains of one snapshot, which generators each ``self`` refers to: most chains share a few.
+    """
     seen = {frame.id for frame in chain}
     found: list[FrameView] = []
     todo = chain
     for _ in range(DEPTH):
         inside: list[FrameView] = []
         for frame in todo:
-            for view in _referred_to(frame):
-                if view.type_name in _KINDS and view.id not in seen:
+            for view in _generators_of(frame, owned):
+                if view.id not in seen:
                     seen.add(view.id)
                     inside += [inner for inner in reader.suspended(view) if inner.id not in seen]
         found += inside
@@ -34,9 +38,15 @@ def parked_in(chain: list[FrameView], reader: Reader) -> list[FrameView]:
     return found
 
 
-def _referred_to(frame: FrameView) -> Iterator[ObjectView]:
+def _generators_of(frame: FrameView, owned: dict[int, list[ObjectView]]) -> Iterator[ObjectView]:
     """What the frame has, and what its ``self`` has: a frame that runs shows its locals, not the iterator on its stack."""
-    yield from frame.references()
+    if recognise.place_of(frame).stdlib:
+        return
+    for view in frame.references():
+        if view.type_name in _KINDS:
+            yield view
     owner = frame.local("self")
     if owner is not None:
-        yield from owner.parts(PARTS)
+        if owner.id not in owned:
+            owned[owner.id] = [part for part in owner.parts(PARTS) if part.type_name in _KINDS]
+        yield from owned[owner.id]

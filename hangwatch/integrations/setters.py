@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from hangwatch.integrations import recognise
 from hangwatch.integrations.desk import SnapshotDesk
 from hangwatch.reading.view import FrameView, LoopView, ObjectView
 
@@ -36,7 +37,8 @@ class Search:
             if time.perf_counter_ns() - began > TIME_LIMIT_NS:
                 return False
             for frame in chain:
-                self._note(owner_id, frame.references())
+                if not recognise.place_of(frame).stdlib:  # Python's own frames refer to what they wait on themselves
+                    self._note(owner_id, frame.references())
             pause()
         return True
 

@@ -30,6 +30,8 @@ CHAIN_LIMIT: Final = 500
 
 _BOUND: Final = (types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType)
 _UNBOUND: Final = (types.FunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
+#: They refer to nothing.
+_ATOMS: Final = frozenset({str, int, float, bool, bytes, type(None), types.CodeType})
 _CALLABLE: Final = frozenset((*_BOUND, *_UNBOUND))
 
 
@@ -155,18 +157,20 @@ class LiveFrame:
         frame = self.frame
         if self.owner is None:
             return [LiveObject(value) for value in self._locals().values()]
-        skipped = {id(frame.f_code), id(frame.f_globals), id(frame.f_builtins), id(frame), id(self.owner)}
-        cells = []
+        # Up to 3.10 a frame also refers to its namespaces.
+        skipped = () if _REFERENTS_OF_OWNER else (id(frame.f_globals), id(frame.f_builtins))
         found = []
         for item in self._referents():
-            if type(item) is types.CellType:
+            kind = type(item)
+            if kind is types.CellType:
                 try:
-                    cells.append(item.cell_contents)
+                    item = item.cell_contents
                 except ValueError:
                     continue
-            elif id(item) not in skipped and type(item) is not str:
-                found.append(item)
-        return [LiveObject(item) for item in (*found, *cells)]
+            elif kind in _ATOMS or id(item) in skipped:
+                continue
+            found.append(LiveObject(item))
+        return found
 
     def _referents(self) -> list[Any]:
         """What locals and value stack hold, in that order (after some of the frame's own things)."""

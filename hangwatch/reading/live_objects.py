@@ -154,8 +154,18 @@ _SPECIAL: Final[dict[str, dict[type, Callable[[Any], Any]]]] = {
 }
 
 
+#: What is read of every task, without the search through its classes.
+_OF_TASK: Final[dict[str, Callable[[Any], Any]]] = {
+    "_coro": _CTASK.get_coro,
+    **{name: vars(_CFUTURE)[name].__get__ for name in ("_state", "_loop")},
+    "_fut_waiter": vars(_CTASK)["_fut_waiter"].__get__,
+}
+
+
 def read_field(obj: Any, name: str) -> Any:
     """``read_attribute``, plus the fields of tasks, weak references and thread locks that only a method gives."""
+    if type(obj) is _CTASK and name in _OF_TASK:
+        return _OF_TASK[name](obj)
     specials = _SPECIAL.get(name)
     if specials is not None:
         for cls in mro(obj):
