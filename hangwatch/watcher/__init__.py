@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hangwatch import attach
+from hangwatch import attach, evidence
 from hangwatch.config import Config
 from hangwatch.errors import HangwatchError
 from hangwatch.export import Exporters
@@ -96,6 +96,7 @@ class Watcher:
         """Watches until `stop` or ``until()``. Raises CannotLook when there is nothing that could be watched."""
         self.loops = LoopWatch(self._limit_ns, self._collector())
         self.connections = ConnectionWatch(self._shortest_ns(), self._connection_collector(), self._full)
+        evidence.prepare()
         examiner = threading.Thread(target=self._examine_all, name="hangwatch-examiner", daemon=True)
         examiner.start()
         next_scan = 0.0
@@ -148,6 +149,8 @@ class Watcher:
             self._throttled.pop(worker.pid, None)
         for worker in came:
             self._begin(worker)
+        if came:
+            _give_back_memory()
         self.connections.refresh()
 
     def _begin(self, worker: Worker) -> None:
