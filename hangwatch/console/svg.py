@@ -64,6 +64,7 @@ class _Sheet:
         self.targets = targets
         self.left = size.rail if picture.closes else 2
         self.boxes: dict[str, Box] = {}
+        self.beside_until = 0.0
 
     def draw(self) -> Element:
         y = 2.0
@@ -102,16 +103,17 @@ class _Sheet:
         bottom = box.y + box.height
         if not self.size.side:
             return bottom
-        at = y
+        at = max(y, self.beside_until)
         for other in self._beside(node):
             beside = self.boxes[other.id] = self._box(other, self.left + self.size.main + _GAP_X, at, self.size.side, [])
             at = beside.y + beside.height + 10
         more = self.picture.more.get(node.id, 0)
         if more:
-            rest = Node(f"more {node.id}", "more", f"and {more} more wait for this", stuck=False)
+            rest = Node(f"more {node.id}", "more", f"and {more} more wait", stuck=False)
             self.boxes[rest.id] = self._box(rest, self.left + self.size.main + _GAP_X, at, self.size.side, [])
             at += self.boxes[rest.id].height + 10
-        return max(bottom, at - 10)
+        self.beside_until = at
+        return bottom
 
     def _beside(self, node: Node) -> list[Node]:
         ends = [e.start if e.end == node.id else e.end for e in self.picture.edges if node.id in (e.start, e.end)]
@@ -122,7 +124,7 @@ class _Sheet:
         more = self.picture.more.get(node.id, 0)
         if not others:
             return []
-        return [f"beside it: {', '.join(dict.fromkeys(others))}" + (f" and {more} more" if more else "")]
+        return [f"also wait or hold: {', '.join(dict.fromkeys(others))}" + (f" and {more} more" if more else "")]
 
     def _box(self, node: Node, x: float, y: float, width: float, extra: list[str]) -> Box:
         title = _wrapped(node.title, (width - 2 * _PAD) / _WIDE_CHAR, 3)
