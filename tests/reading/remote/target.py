@@ -54,6 +54,7 @@ def python_of(version: str, module: str = "") -> str:
 
 def _environments(version: str) -> list[str]:
     found = [str(path) for path in interpreters.ROOT.glob(f".venvs/{version}-*/bin/python")]
+    found += [str(path) for path in interpreters.ROOT.glob(f".cache/pythons/{version}/venv/bin/python")]
     if f"{sys.version_info.major}.{sys.version_info.minor}" == version:
         found.append(sys.executable)
     return found
