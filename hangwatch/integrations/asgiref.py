@@ -96,7 +96,9 @@ def _async_to_sync(look: Look) -> Sighting | None:
         return None
     if any(frame.name == "run" and frame.file.endswith(_EXECUTOR) for frame in look.chain[look.index + 1 :]):
         return None  # it runs one of the submitted functions
-    job = executors.job_primitive(future, look.desk)
+    # The coroutine's own future tells which task computes it; the one waited for may be that of a whole loop in another thread.
+    outer = look.chain[look.index - 1].local("call_result") if look.index else None
+    job = executors.job_primitive(outer if outer is not None else future, look.desk)
     size = length(executor, "_work_items")
     state: dict[str, Plain] = {**job.state, "submitted": size}
     state = {name: value for name, value in state.items() if value is not None}

@@ -11,8 +11,8 @@ from tests.integrations.stage import client, loop_running, parked
 from tests.processes import until
 
 pytest.importorskip("websockets.asyncio.server")
-from websockets.asyncio.client import connect  # noqa: E402
-from websockets.asyncio.server import serve  # noqa: E402
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import serve
 
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
