@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hangwatch import worker
+from hangwatch import samples, worker
 from hangwatch.casebook import Casebook, Open, stall_now, sureness
 from hangwatch.config import Config
-from hangwatch.integrations import uvicorn_hooks
 from hangwatch.ledger import Follow, Ledger
-from hangwatch.records import Evidence, Incident, Request, Snapshot, Stall, to_json
+from hangwatch.records import Evidence, Incident, Snapshot, Stall, to_json
 from hangwatch.stacktimer import StackTimer
+from hangwatch.sweep import Sweep
 from hangwatch.watchdog import Alarm
 
 if TYPE_CHECKING:
@@ -37,10 +37,6 @@ MAX_ALARMS: Final = 32
 BETWEEN_S: Final = 0.08
 #: A loop that answers the probe within this long was not blocked.
 ANSWER_S: Final = 0.1
-#: Kinds of stuck requests investigated from one pair of samples; the others count towards the last.
-MAX_GROUPS: Final = 5
-#: Requests given to a snapshot.
-MAX_REQUESTS: Final = 1000
 #: Pauses between rounds that found nothing new.
 BACK_OFF_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _EVIDENCE: Final = ("faulthandler", "process", "sockets")
@@ -71,6 +67,7 @@ class Reporter:
         self._finish_orphans = finish_orphans
         self._open_exporters = open_exporters
         self._queue: queue.SimpleQueue[Alarm | str | None] = queue.SimpleQueue()
+        self._sweep = Sweep(config, ledger)
         self._last_requests: list[dict[str, Any]] = []
         self._dull_rounds = 0
         self._next_round_ns = 0
@@ -114,6 +111,8 @@ class Reporter:
             if isinstance(item, Alarm):
                 self._guarded(partial(self._handle, item))
             self._guarded(partial(self.book.close_what_is_over, item if isinstance(item, str) else ""))
+            if self._sweep.wanted() and time.monotonic_ns() >= self._sweep.due_ns:
+                self._guarded(lambda: self.pending.extend(self._sweep.look(time.monotonic_ns())))
             if self.pending:
                 self._guarded(self._round)
             self._guarded(self._again)
@@ -126,7 +125,10 @@ class Reporter:
     def _patience_s(self) -> float:
         if self.pending:
             return max(0.01, (self._next_round_ns - time.monotonic_ns()) / 1e9)
-        return 0.25 if self.book.open() else worker.EVERY_S
+        rest_s = worker.EVERY_S
+        if self._sweep.wanted():
+            rest_s = max(0.01, min(rest_s, (self._sweep.due_ns - time.monotonic_ns()) / 1e9))
+        return min(0.25, rest_s) if self.book.open() else rest_s
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:
@@ -213,7 +215,7 @@ class Reporter:
         if not stuck:
             return
         second, first, evidence = self._two_looks(stuck)
-        groups = self._groups([follow for follow in stuck if follow.ended_ns is None], second)
+        groups = samples.by_place([follow for follow in stuck if follow.ended_ns is None], second)
         before = len(self.book)
         for members in groups:
             oldest = members[0]
@@ -229,41 +231,14 @@ class Reporter:
         time.sleep(BETWEEN_S)
         return self._sample(stuck), first, collection.gather()
 
-    def _groups(self, stuck: list[Follow], snapshot: Snapshot) -> list[list[Follow]]:
-        """Requests by the place they are stuck at, the group of the oldest first, at most `MAX_GROUPS`."""
-        tasks = {task.id: task for task in snapshot.tasks}
-        of_request = {request.id: tasks.get(request.task_id or "") for request in snapshot.requests}
-        groups: dict[Any, list[Follow]] = {}
-        for follow in stuck:
-            task = of_request.get(follow.subject_id)
-            place = tuple((frame.file, frame.line) for frame in task.frames[-8:]) if task is not None else None
-            if place not in groups and len(groups) >= MAX_GROUPS:
-                place = next(reversed(groups))
-            groups.setdefault(place, []).append(follow)
-        return list(groups.values())
-
     # an incident
 
     def _sample(self, stuck: list[Follow]) -> Snapshot:
-        from hangwatch.reading.live import LiveReader
-        from hangwatch.snapshot import take
-
-        marks = list(self.ledger.loops.values())
-        reader: Any = LiveReader([mark.loop for mark in marks], loop_threads={id(mark.loop): mark.ident for mark in marks})
-        return take(reader, history=self.ledger.acts(), requests=self.requests(stuck), dropped=dict(self.ledger.dropped))
+        return samples.sample(self.ledger, stuck)
 
     def look(self) -> Snapshot:
         """One sample, from any thread."""
         return self._sample([])
-
-    def requests(self, stuck: list[Follow]) -> list[Request]:
-        """What the ledger knows of the requests in flight, the stuck first, at most `MAX_REQUESTS`."""
-        found = {follow.subject_id: (follow.subject, follow.since_ns, follow.limit_ns) for follow in stuck[:MAX_REQUESTS]}
-        for subject, since_ns, limit_ns in self.ledger.in_flight(MAX_REQUESTS):
-            if len(found) >= MAX_REQUESTS:
-                break
-            found.setdefault(uvicorn_hooks.subject_id(subject), (subject, since_ns, limit_ns))
-        return [uvicorn_hooks.request_of(*facts) for facts in found.values()]
 
     def _tell(self, stall: Stall, snapshot: Snapshot, earlier: Snapshot | None, evidence: tuple[Evidence, ...], count: int) -> Open:
         from hangwatch.investigate import investigate
