@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import threading
 import time
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,8 @@ from typing import Any, Final
 
 from hangwatch.reading import installed, reach, threadstat
 from hangwatch.reading.live_frames import AWAITED_TYPES, LiveFrame, current_frames, owned_frame, suspended, thread_frames
-from hangwatch.reading.live_objects import LiveObject, instance_dict, isinstance_c, name_of_type, read_field
+from hangwatch.reading.live_loops import LiveLoop, active_threads, loop_view, loops_of
+from hangwatch.reading.live_objects import LiveObject, field, instance_dict
 from hangwatch.reading.stillness import no_collection
 from hangwatch.reading.view import ObjectView, TaskView
 
@@ -26,13 +26,6 @@ from hangwatch.reading.view import ObjectView, TaskView
 SLICE_NS: Final = 5_000_000
 #: How long the reader stands aside between slices. Long enough that a waiting thread takes the GIL, short enough to finish.
 PAUSE_S: Final = 0.0002
-
-
-def _field(obj: Any, name: str) -> Any:
-    try:
-        return read_field(obj, name)
-    except Exception:
-        return None
 
 
 def _c_asyncio() -> Any:
@@ -56,34 +49,34 @@ class LiveTask:
 
     @property
     def name(self) -> str:
-        name = LiveObject(_field(self.task, "_name")).value()
+        name = LiveObject(field(self.task, "_name")).value()
         return name if isinstance(name, str) else str(name) if isinstance(name, int) else "?"
 
     @property
     def loop_id(self) -> int | None:
-        loop = _field(self.task, "_loop")
+        loop = field(self.task, "_loop")
         return None if loop is None else id(loop)
 
     @property
     def cancelling(self) -> int:
-        count = _field(self.task, "_num_cancels_requested")
+        count = field(self.task, "_num_cancels_requested")
         return count if type(count) is int else 0
 
     def object(self) -> LiveObject:
         return LiveObject(self.task)
 
     def frames(self) -> list[LiveFrame]:
-        coroutine = _field(self.task, "_coro")
+        coroutine = field(self.task, "_coro")
         if self.running:
-            return self._reader.running_frames(coroutine, _field(self.task, "_loop"))
+            return self._reader.running_frames(coroutine, field(self.task, "_loop"))
         return suspended(coroutine)
 
     def awaits(self) -> LiveObject | None:
-        waiter = _field(self.task, "_fut_waiter")
+        waiter = field(self.task, "_fut_waiter")
         return None if waiter is None else LiveObject(waiter)
 
     def context(self, variable: str) -> LiveObject | None:
-        context = _field(self.task, "_context")
+        context = field(self.task, "_context")
         if type(context).__name__ != "Context":
             return None
         for known, value in context.items():
@@ -104,8 +97,8 @@ class LiveThread:
     def __init__(self, ident: int, frame: types.FrameType | None, thread: Any) -> None:
         self.ident = ident
         self._frame = frame
-        name = LiveObject(_field(thread, "_name")).value()
-        native_id = _field(thread, "_native_id")
+        name = LiveObject(field(thread, "_name")).value()
+        native_id = field(thread, "_native_id")
         self.name = name if isinstance(name, str) else f"thread {ident:x}"
         # A thread that Python did not start has no known native id; its pthread address is as unique.
         self.native_id: int = native_id if type(native_id) is int else ident
@@ -120,49 +113,6 @@ class LiveThread:
     @property
     def syscall(self) -> str | None:
         return threadstat.syscall(self.native_id)
-
-
-class LiveLoop:
-    """A `LoopView`."""
-
-    __slots__ = ("_innermost", "_native_id", "loop", "thread_ident")
-
-    def __init__(self, loop: Any, thread_ident: int | None, native_id: int | None, innermost: types.FrameType | None) -> None:
-        self.loop = loop
-        self.thread_ident = thread_ident
-        self._native_id = native_id
-        self._innermost = innermost
-
-    @property
-    def id(self) -> int:
-        return id(self.loop)
-
-    @property
-    def kind(self) -> str:
-        name = name_of_type(type(self.loop))
-        return "uvloop" if name.startswith("uvloop") else "asyncio" if name.startswith("asyncio.") else name
-
-    @property
-    def asleep(self) -> bool | None:
-        """By the system call: a loop that was woken but has not got the GIL yet still shows ``select`` in Python."""
-        if self._native_id is None:
-            return None
-        called = threadstat.syscall_name(self._native_id)
-        in_select = self._innermost is not None and self._innermost.f_code.co_filename.endswith("selectors.py")
-        if called is None:
-            return in_select if self.kind == "asyncio" else None
-        return called in threadstat.POLLS and (in_select or self.kind != "asyncio")
-
-    def object(self) -> LiveObject:
-        return LiveObject(self.loop)
-
-    def ready(self) -> list[LiveObject] | None:
-        queue = _field(self.loop, "_ready")
-        return None if queue is None else LiveObject(queue).items()
-
-    def scheduled(self) -> int | None:
-        heap = _field(self.loop, "_scheduled")
-        return None if heap is None else LiveObject(heap).length()
 
 
 class LiveReader:
@@ -202,7 +152,7 @@ class LiveReader:
     # loops and threads
 
     def threads(self) -> list[LiveThread]:
-        known = _active_threads()
+        known = active_threads()
         frames = current_frames()
         return [LiveThread(ident, frame, known.get(ident)) for ident, frame in frames.items() if ident not in self._skipped]
 
@@ -210,15 +160,15 @@ class LiveReader:
         frames = current_frames()
         found: dict[int, tuple[Any, int | None]] = {id(loop): (loop, self._loop_threads.get(id(loop))) for loop in self._known}
         for ident, frame in frames.items():
-            for loop in _loops_of(frame):
+            for loop in loops_of(frame):
                 if id(loop) not in found or found[id(loop)][1] is None:
                     found[id(loop)] = (loop, ident)
         for task in self._registered():
-            loop = _field(task, "_loop")
+            loop = field(task, "_loop")
             if loop is not None:
                 found.setdefault(id(loop), (loop, None))
-        threads = _active_threads()
-        return [_loop_view(loop, ident, frames, threads) for loop, ident in found.values()]
+        threads = active_threads()
+        return [loop_view(loop, ident, frames, threads) for loop, ident in found.values()]
 
     # tasks
 
@@ -226,7 +176,7 @@ class LiveReader:
         loops = [view.loop for view in self.loops()]
         running = _running_tasks(loops)
         for task in self._all_tasks(loops):
-            if _field(task, "_state") in (None, "PENDING"):
+            if field(task, "_state") in (None, "PENDING"):
                 yield LiveTask(task, id(task) in running, self)
 
     def _all_tasks(self, loops: list[Any]) -> list[Any]:
@@ -243,7 +193,7 @@ class LiveReader:
         """Tasks in asyncio's own registries: all up to 3.13, those not written in C from 3.14 on."""
         found: list[Any] = []
         for name in ("_all_tasks", "_scheduled_tasks", "_eager_tasks"):
-            registry = _field(asyncio.tasks, name)
+            registry = field(asyncio.tasks, name)
             if registry is not None:
                 found += [view.object for view in LiveObject(registry).items(limit=1_000_000)]
         return found
@@ -283,7 +233,7 @@ class LiveReader:
         yield from (view.loop for view in self.loops())
         for task in self.tasks():
             yield task.task
-            yield _field(task.task, "_fut_waiter")
+            yield field(task.task, "_fut_waiter")
             for frame in task.frames():
                 for view in frame.references():
                     yield view.object
@@ -303,50 +253,8 @@ class LiveReader:
         return reach.reaches(target.object, doors, others, [view.loop for view in self.loops()], self._skipped, self.slice)
 
 
-def _active_threads() -> dict[int, Any]:
-    """Thread objects by ident. A copy of a dict with int keys is made in one go, so no lock of threading's is needed."""
-    active = _field(threading, "_active")
-    return dict(active) if type(active) is dict else {}
-
-
-def _loop_view(loop: Any, ident: int | None, frames: Mapping[int, types.FrameType], threads: Mapping[int, Any]) -> LiveLoop:
-    own = _field(loop, "_thread_id")
-    if type(own) is int:
-        ident = own
-    elif isinstance_c(loop, asyncio.BaseEventLoop):
-        ident = None  # it says itself that it is not running
-    native_id = _field(threads.get(ident), "_native_id") if ident is not None else None
-    return LiveLoop(loop, ident, native_id if type(native_id) is int else None, frames.get(ident) if ident is not None else None)
-
-
-#: Frames that run a loop: file's end and function -> the local that is it, and the attribute of that local, if it is not itself.
-_RUNS_LOOP: Final = {
-    ("base_events.py", "run_forever"): ("self", None),
-    ("base_events.py", "_run_once"): ("self", None),
-    ("runners.py", "run"): ("self", "_loop"),
-}
-
-
-def _loops_of(frame: types.FrameType | None) -> Iterator[Any]:
-    """Loops that a thread's stack shows to be running (uvloop's run_forever has no frame; its Runner has)."""
-    for view in thread_frames(frame):
-        place = _RUNS_LOOP.get((view.file.rpartition("/")[2], view.name))
-        if place is None:
-            continue
-        for name, attribute in (place, ("loop", None)):
-            held = view.local(name)
-            held = held.attr(attribute) if held is not None and attribute else held
-            if held is not None and _looks_like_loop(held):
-                yield held.object
-                break
-
-
-def _looks_like_loop(view: LiveObject) -> bool:
-    return any(name.startswith("uvloop.loop.") or name == "asyncio.events.AbstractEventLoop" for name in view.base_names)
-
-
 def _running_tasks(loops: list[Any]) -> set[int]:
-    registry = _field(asyncio.tasks, "_current_tasks")
+    registry = field(asyncio.tasks, "_current_tasks")
     found = {id(view.object) for view in LiveObject(registry).items()} if registry is not None else set()
     if sys.version_info >= (3, 14):
         for loop in loops:

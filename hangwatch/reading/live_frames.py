@@ -16,23 +16,19 @@ import types
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hangwatch.reading import bytecode
+from hangwatch.reading import bytecode, value_stack
 from hangwatch.reading.live_objects import LiveObject, instance_dict, isinstance_c, mro, read_attribute, referents
 
 _OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _OPTIMIZED: Final = 0x1  # inspect.CO_OPTIMIZED: locals live in the frame, f_locals is a copy
 _COPIES_LOCALS: Final = sys.version_info < (3, 13)
 _REFERENTS_OF_OWNER: Final = sys.version_info >= (3, 11)
-_EXITS: Final = ("__aexit__", "__exit__")
 _FROM_GENERATOR: Final = ("_GeneratorContextManager", "_AsyncGeneratorContextManager")
 #: Longer chains are cut: recursion that deep is a finding of its own, and reading must end.
 CHAIN_LIMIT: Final = 500
 
-_BOUND: Final = (types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType)
-_UNBOUND: Final = (types.FunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
 #: They refer to nothing.
 _ATOMS: Final = frozenset({str, int, float, bool, bytes, type(None), types.CodeType})
-_CALLABLE: Final = frozenset((*_BOUND, *_UNBOUND))
 
 
 class LiveFrame:
@@ -90,7 +86,10 @@ class LiveFrame:
             return self._held_running()
         if _REFERENTS_OF_OWNER and not self.frame.f_code.co_exceptiontable:  # type: ignore[attr-defined, unused-ignore]
             return []  # no `with`, no `try`: nothing can be open
-        found = _entered(self._referents(), self)
+        referents = self._referents()
+        if not value_stack.may_hold(referents):
+            return []
+        found = value_stack.entered(referents, self.frame.f_code, self._locals())
         if found and bytecode.entering(self.frame.f_code, self.frame.f_lasti):
             found.pop()
         return [LiveObject(item) for item in _with_generators(found)]
@@ -190,25 +189,6 @@ def _item(container: Any, key: Any) -> Any:
     raise LookupError
 
 
-def _entered(referents: list[Any], view: LiveFrame) -> list[Any]:
-    """The objects whose exit method waits on the value stack, in the order they were entered.
-
-    Up to 3.13 ``with`` pushes the bound exit method; 3.14 pushes the plain function, then the object (CPython's
-    LOAD_SPECIAL). A local variable may refer to such a method too, so locals are taken away first.
-    """
-    if not any(type(item) in _CALLABLE and _is_exit(item) for item in referents):
-        return []
-    stack = _without_locals(referents, view)
-    found = []
-    for index, item in enumerate(stack):
-        kind = type(item)
-        if kind in _BOUND and _is_exit(item):
-            found.append(item.__self__)
-        elif kind in _UNBOUND and _is_exit(item) and index + 1 < len(stack) and _has_method(stack[index + 1], item):
-            found.append(stack[index + 1])
-    return found
-
-
 def _with_generators(managers: list[Any]) -> list[Any]:
     """Adds, after each contextlib manager, what the generator behind it holds."""
     found: list[Any] = []
@@ -218,39 +198,6 @@ def _with_generators(managers: list[Any]) -> list[Any]:
             for frame in suspended(instance_dict(manager).get("gen")):
                 found += [view.object for view in frame.held()]
     return found
-
-
-def _is_exit(item: Any) -> bool:
-    kind = type(item)
-    if kind is types.MethodType:
-        item = item.__func__
-        kind = type(item)
-        if kind.__name__ == "cython_function_or_method":
-            return item.__name__ in _EXITS
-    return (kind in _UNBOUND or kind in _BOUND) and kind is not types.MethodType and item.__name__ in _EXITS
-
-
-def _has_method(obj: Any, function: Any) -> bool:
-    return any(type.__dict__["__dict__"].__get__(cls).get(function.__name__) is function for cls in mro(obj))
-
-
-def _without_locals(referents: list[Any], view: LiveFrame) -> list[Any]:
-    code = view.frame.f_code
-    plain = set(code.co_varnames).difference(code.co_cellvars)
-    taken: dict[int, int] = {}
-    for name, value in view._locals().items():
-        if name in plain:
-            taken[id(value)] = taken.get(id(value), 0) + 1
-    left = []
-    own_function = False
-    for item in referents:
-        if not own_function and type(item) is types.FunctionType and item.__code__ is code:
-            own_function = True  # the frame's own function comes before its locals
-        elif taken.get(id(item), 0):
-            taken[id(item)] -= 1
-        else:
-            left.append(item)
-    return left
 
 
 _QUALIFIED: Final = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)

@@ -51,6 +51,9 @@ _PLAIN_TYPES: Final = frozenset({type(None), bool, int, float})
 _SEQUENCES: Final = (list, tuple, collections.deque, set, frozenset)
 
 
+class_dict = _type_dict
+
+
 def mro(obj: object) -> tuple[type, ...]:
     return _type_mro(type(obj))
 
@@ -172,6 +175,14 @@ def read_field(obj: Any, name: str) -> Any:
             if cls in specials:
                 return specials[cls](obj)
     return read_attribute(obj, name)
+
+
+def field(obj: Any, name: str) -> Any:
+    """`read_field`, and None for what cannot be read."""
+    try:
+        return read_field(obj, name)
+    except Exception:
+        return None
 
 
 def referents(obj: object) -> list[Any]:

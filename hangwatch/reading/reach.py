@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from hangwatch.reading.live_frames import current_frames, owned_frame, suspended, thread_frames
-from hangwatch.reading.live_objects import read_attribute, read_field, referents
+from hangwatch.reading.live_objects import field, read_attribute, referents
 
 #: Objects looked at, and time spent, before the answer is "not known".
 OBJECT_LIMIT: Final = 3_000_000
@@ -26,10 +26,10 @@ def reaches(
     target: object, parked: list[Any], others: list[Any], loops: list[Any], skipped: frozenset[int], pause: Callable[[], None]
 ) -> bool | None:
     """True, False, or None when over budget. ``parked``: tasks whose frames do not count until what they await is reached."""
-    doors = {id(_field(task, "_fut_waiter")): task for task in parked if _field(task, "_fut_waiter") is not None}
+    doors = {id(field(task, "_fut_waiter")): task for task in parked if field(task, "_fut_waiter") is not None}
     closed = set()
     for task in parked:
-        coroutine = _field(task, "_coro")
+        coroutine = field(task, "_coro")
         closed |= {id(task), id(coroutine), id(owned_frame(coroutine))}
         closed |= {id(item) for frame in suspended(coroutine) for item in (frame.owner, frame.frame)}
     work = [*_roots(skipped), *loops, *others]
@@ -46,7 +46,7 @@ def reaches(
             seen.add(id(item))
             task = doors.pop(id(item), None)
             if task is not None:
-                work_of_task = [_field(task, "_coro")]
+                work_of_task = [field(task, "_coro")]
                 closed -= {id(work_of_task[0])} | {id(x) for f in suspended(work_of_task[0]) for x in (f.owner, f.frame)}
                 batch += work_of_task
             batch.append(item)
@@ -57,13 +57,6 @@ def reaches(
             work += _followed(item)
         pause()
     return False
-
-
-def _field(obj: Any, name: str) -> Any:
-    try:
-        return read_field(obj, name)
-    except Exception:
-        return None
 
 
 def _followed(item: Any) -> list[Any]:
