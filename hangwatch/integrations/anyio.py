@@ -163,13 +163,18 @@ def _event(look: Look, event: ObjectView) -> Sighting:
 
 
 def children(group: ObjectView) -> list[str]:
-    """Ids of the group's tasks that have not ended. Up to 4.2 they are the scope's tasks other than its host."""
+    """Ids of the group's tasks that have not ended."""
+    return [task_id(task) for task in child_tasks(group)]
+
+
+def child_tasks(group: ObjectView) -> list[ObjectView]:
+    """Up to 4.2 they are the scope's tasks other than its host."""
     scope, tasks = group.attr("cancel_scope"), group.attr("_tasks")
     host = scope.attr("_host_task") if scope is not None else None
     if tasks is None and scope is not None:
         tasks = scope.attr("_tasks")
     found = [task for task in tasks.items(_LIMIT) if is_task(task) and is_pending(task)] if tasks is not None else []
-    return [task_id(task) for task in found if host is None or task.id != host.id]
+    return [task for task in found if host is None or task.id != host.id]
 
 
 def _group_exit(look: Look) -> Sighting | None:

@@ -6,7 +6,8 @@ and dependencies through the job that the request's task waits for. Here are the
 
 from __future__ import annotations
 
-from hangwatch.integrations.anyio import children
+from hangwatch.integrations.anyio import child_tasks
+from hangwatch.integrations.asyncio_tasks import task_id
 from hangwatch.integrations.base import Look, Sighting, Spot
 from hangwatch.reading.view import ObjectView, length, plain
 from hangwatch.records import FOREVER, Plain, Primitive
@@ -25,12 +26,17 @@ def _from_application(look: Look) -> Sighting | None:
     stream = _stream_of(look)
     if group is None or stream is None:
         return None
-    below = tuple(child for child in children(group) if child != look.waiter_id)
+    below = tuple(task_id(task) for task in child_tasks(group) if task_id(task) != look.waiter_id and not _is_watcher(task))
     size = length(stream, "buffer")
     state: dict[str, Plain] = {"size": size, "open senders": plain(stream, "open_send_channels")}
     label = "a task: the application below a middleware to answer" if look.frame.name == "call_next" else "a task: the application below a middleware"
     primitive = Primitive(look.desk.id_of("stream", stream), "task", label, NAME, state, holders=below, ready=bool(size) or None)
     return Sighting(primitive, look.frame.name)
+
+
+def _is_watcher(task: ObjectView) -> bool:
+    """Up to 0.46 a second task of the group waits for the end of the response, to close the stream. anyio names tasks by their function."""
+    return "close_recv_stream" in str(plain(task, "_name"))
 
 
 def _group_of(look: Look) -> ObjectView | None:
@@ -66,5 +72,6 @@ WAITS = (
     Spot(_BASE, "call_next", _from_application, target=f"{_MIDDLEWARE}.call_next"),
     Spot(_BASE, "body_stream", _from_application, target=f"{_MIDDLEWARE}.call_next.body_stream"),
     Spot(_BASE, "wrap", _answered, target=f"{_MIDDLEWARE}.call_next.receive_or_disconnect.wrap"),
+    Spot(_BASE, "close_recv_stream_on_response_sent", _answered),  # up to 0.46
     Spot(_BASE, "send_no_error", _answered, target=f"{_MIDDLEWARE}.call_next.send_no_error"),
 )
