@@ -1,5 +1,6 @@
 # make demo   the main job for real: the uvicorn 0.12.2 hang, caught and explained, then the fixed release
 # make test   all tests, on every interpreter present
+# make integration   the slow stage: a real OpenTelemetry Collector, Prometheus and Alertmanager between a service that hangs and a pager
 # make check  types, lint, floors
 # make bench  what it costs, paired, as ratios
 # make corpus the real hangs: how many are explained
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench corpus fmt clean
+.PHONY: demo test integration check bench corpus fmt clean
 .SILENT:
 
 $(VENV)/ready: pyproject.toml
@@ -35,6 +36,11 @@ demo: .venv-demo/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+# The Collector is built from Debian's packages once (some minutes); where it cannot be had, its tests are skipped by name.
+integration: $(VENV)/ready
+	mkdir -p .cache && bash .ci/collector-from-debian .cache/collector >.cache/collector.log 2>&1 || { tail -3 .cache/collector.log; echo "no Collector to be had here"; }
+	$(BIN)/python -m pytest -m slow tests/integration
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
