@@ -174,7 +174,7 @@ def _is_open(data: bytes, at: int, info: int, quiet_ms: int) -> bool:
         return bool(sent_ago >= quiet_ms)
     if received_ago < quiet_ms:
         return False
-    return bool(received_ago < sent_ago or _SENT.unpack_from(data, info)[0] == 0)
+    return bool(_BYTES.unpack_from(data, info)[1] and (received_ago < sent_ago or _SENT.unpack_from(data, info)[0] == 0))
 
 
 def _attribute(data: bytes, at: int, end: int) -> int | None:
