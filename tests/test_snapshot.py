@@ -371,3 +371,52 @@ def test_a_program_that_waits_on_the_network_and_is_cancelled():
     seen = asyncio.run(main())
     assert waits_of(seen, "swallows").kind == "peer"
     assert task(seen, "swallows").cancelling == (1 if hasattr(asyncio.Task, "cancelling") else 0)
+
+
+def test_snapshots_all_the_time_disturb_nobody():
+    """A busy service that checks its own results, looked at without a pause for a second and a half."""
+    wrong, taken = [], []
+
+    @contextlib.asynccontextmanager
+    async def guarded(lock):
+        async with lock:
+            yield
+
+    async def counts(upto):
+        for number in range(upto):
+            await asyncio.sleep(0)
+            yield number
+
+    def squares(seed):
+        with threading.Lock():
+            return [number * seed for number in range(100)]
+
+    async def works(seed, lock, queue, stop):
+        while not stop.is_set():
+            async with guarded(lock):
+                total = sum([number async for number in counts(5)])
+            await queue.put(seed)
+            passed = await queue.get()
+            in_thread_, _ = await asyncio.gather(asyncio.to_thread(squares, seed), asyncio.sleep(0))
+            if (total, type(passed), in_thread_) != (10, int, squares(seed)):
+                wrong.append((total, passed, in_thread_))
+
+    async def main():
+        stop, queue = threading.Event(), asyncio.Queue()
+        locks = [asyncio.Lock() for _ in range(3)]
+        tasks = [asyncio.create_task(works(seed, locks[seed % 3], queue, stop)) for seed in range(20)]
+        loop = asyncio.get_running_loop()
+
+        def looks():
+            while not stop.is_set():
+                taken.append(take(LiveReader([loop])).gaps)
+
+        looker = threading.Thread(target=looks)
+        looker.start()
+        await asyncio.sleep(1.5)
+        stop.set()
+        await asyncio.gather(*tasks)
+        looker.join()
+
+    asyncio.run(main())
+    assert wrong == [] and len(taken) > 3 and set(taken) == {()}
