@@ -105,7 +105,9 @@ class Board:
         self._incidents[cause] += 1
         if exemplar is not None:
             self._latest[cause] = exemplar
-        pools = tuple((p.label or p.kind, p.in_use, p.capacity) for p in incident.snapshot.primitives if p.in_use is not None and p.capacity)
+        pools = tuple(
+            (p.label or p.kind, p.in_use, p.capacity) for p in incident.snapshot.primitives if p.in_use is not None and p.capacity
+        )
         parked = max(1, finding.frees if finding else 1, incident.count)
         self._open[incident.id] = _Open(cause, parked, pools[:20], exemplar, incident.opened_at)
         while len(self._open) > 200:

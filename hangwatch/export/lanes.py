@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from hangwatch.errors import HangwatchError
 from hangwatch.export.outbox import Outbox
 from hangwatch.export.specs import Parcel
 from hangwatch.export.wire import Outcome
@@ -38,6 +41,7 @@ class Lane:
         self.reason = ""
         self.due_at = 0.0
         self._failed_in_a_row = 0
+        self._told = False
         self._make = make
         self._sender: Sender | None = None
         self._outbox = outbox
@@ -90,8 +94,18 @@ class Lane:
         try:
             self.prepare()
             return self._sender.send(batch) if self._sender else Outcome(False, True)
+        except HangwatchError as error:
+            self._tell_once(f"{self.signal} are kept, not sent: {error}. {error.help_text}")
+            return Outcome(False, True, str(error))
         except Exception as error:
             return Outcome(False, True, f"{type(error).__name__}: {error}")
+
+    def _tell_once(self, sentence: str) -> None:
+        """On stderr, past logging and its locks: only a person can mend it."""
+        if not self._told:
+            self._told = True
+            with contextlib.suppress(OSError):
+                os.write(2, f"hangwatch: {sentence}\n".encode())
 
     def _settle(self, batch: list[Parcel], result: Outcome, other_works: bool) -> bool:
         self.reason = result.reason

@@ -12,8 +12,9 @@ from typing import Any
 
 from hangwatch import __version__, names
 from hangwatch.config import Config
+from hangwatch.export.dial import make_exporter
 from hangwatch.export.specs import LogSpec, Parcel
-from hangwatch.export.wire import Outcome, Providers, make_exporter, outcome, unobserved
+from hangwatch.export.wire import Outcome, Providers, outcome, unobserved
 
 #: Where log records had no event name of their own yet.
 EVENT_NAME_ATTRIBUTE = "event.name"
@@ -23,9 +24,8 @@ class LogSender:
     """Sends parcels of log records. Make it on the export thread. Not for use by several threads."""
 
     def __init__(self, config: Config, timeout_s: float) -> None:
-        from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 
-        self._exporter, self._session = make_exporter(OTLPLogExporter, config, "logs", timeout_s)
+        self._exporter, self._session = make_exporter("logs", config, timeout_s)
         self._emitted: list[Any] = []
         self._providers = Providers(self._provider)
         self._record_class = _record_class()

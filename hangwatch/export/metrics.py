@@ -9,19 +9,19 @@ from typing import Any
 
 from hangwatch import __version__, names
 from hangwatch.config import Config
+from hangwatch.export.dial import make_exporter
 from hangwatch.export.families import Distribution, Exemplar, Family, Labels, Point
 from hangwatch.export.specs import Value
-from hangwatch.export.wire import Outcome, make_exporter, outcome, unobserved
+from hangwatch.export.wire import Outcome, outcome, unobserved
 
 
 class MetricSender:
     """Sends families, counted since ``began_ns`` (since the epoch). Make it on the export thread. Not for use by several threads."""
 
     def __init__(self, config: Config, timeout_s: float, resource: dict[str, Value], began_ns: int) -> None:
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.sdk.resources import Resource
 
-        self._exporter, self._session = make_exporter(OTLPMetricExporter, config, "metrics", timeout_s)
+        self._exporter, self._session = make_exporter("metrics", config, timeout_s)
         self._began_ns = began_ns
         with unobserved():
             self._resource = Resource.create(dict(resource))

@@ -11,17 +11,17 @@ from typing import Any
 
 from hangwatch import __version__, names
 from hangwatch.config import Config
+from hangwatch.export.dial import make_exporter
 from hangwatch.export.specs import LinkSpec, Parcel, SpanSpec, Value
-from hangwatch.export.wire import Outcome, Providers, make_exporter, outcome, unobserved
+from hangwatch.export.wire import Outcome, Providers, outcome, unobserved
 
 
 class TraceSender:
     """Sends parcels of spans. Import of the SDK happens here, so make it on the export thread. Not for use by several threads."""
 
     def __init__(self, config: Config, timeout_s: float) -> None:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        self._exporter, self._session = make_exporter(OTLPSpanExporter, config, "traces", timeout_s)
+        self._exporter, self._session = make_exporter("traces", config, timeout_s)
         self._ids = _preset_ids()
         self._ended: list[Any] = []
         self._providers = Providers(self._provider)

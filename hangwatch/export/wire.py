@@ -35,7 +35,7 @@ class Outcome:
     reason: str = ""
 
 
-class _Answered(Exception):
+class Answered(Exception):
     """Carries the receiver's answer past the exporter's own retries: how long to wait is decided in one place, ours."""
 
 
@@ -55,31 +55,18 @@ def session() -> Any:
                 response = super().request(*args, **settings)
             except Exception as error:
                 self.last_error = type(error).__name__
-                raise _Answered(self.last_error) from None
+                raise Answered(self.last_error) from None
             finally:
                 self.close()  # the pool's connections; it makes new ones
             self.last_status = response.status_code
             if response.status_code >= 300:
-                raise _Answered(str(response.status_code))
+                raise Answered(str(response.status_code))
             return response
 
     made = OneTry()
     # Stalls are rare: an idle connection kept open would be closed by the receiver before the next one, and that try lost.
     made.headers["Connection"] = "close"
     return made
-
-
-def make_exporter(exporter: Callable[..., Any], config: Config, signal: str, timeout_s: float) -> tuple[Any, Any]:
-    """An OTLP/HTTP exporter and its session (None where a credential provider brings its own)."""
-    own = None
-    provided = (
-        "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
-        f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{signal.upper()}_CREDENTIAL_PROVIDER",
-    )
-    settings: dict[str, Any] = {"endpoint": endpoint(config, signal), "timeout": timeout_s}
-    if not any(os.environ.get(name) for name in provided):
-        settings["session"] = own = session()
-    return exporter(**settings), own
 
 
 def endpoint(config: Config, signal: str) -> str:
