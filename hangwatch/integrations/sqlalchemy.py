@@ -80,6 +80,10 @@ def _get(look: Look) -> Sighting | None:
 def _in_greenlet(look: Look) -> Sighting | None:
     """``greenlet_spawn`` awaits a queue's ``get``: the pool whose queue that is, found behind what was handed to the greenlet."""
     inner = look.chain[look.index + 1 :]
+    limited = next((frame.local("fut") for frame in inner if frame.name == "wait_for" and frame.file.endswith("/asyncio/tasks.py")), None)
+    coroutine = limited.attr("_coro") if limited is not None else None
+    if coroutine is not None:  # before 3.11 the time limit puts the queue's ``get`` into a task of its own
+        inner = [*inner, *look.desk.reader.suspended(coroutine)]
     getting = next((frame for frame in inner if frame.name == "get" and frame.file.endswith("/asyncio/queues.py")), None)
     queue = getting.local("self") if getting is not None else None
     if queue is None:
