@@ -79,9 +79,10 @@ class Receiver:
         if answer == 200:
             if handler.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
-            message = REQUESTS[handler.path].FromString(body)
+            path = "/v1/" + handler.path.rpartition("/v1/")[2]
+            message = REQUESTS[path].FromString(body)
             with self._changed:
-                self.requests.append((handler.path, message, dict(handler.headers)))
+                self.requests.append((path, message, dict(handler.headers)))
                 self._changed.notify_all()
         handler.send_response(answer)
         handler.send_header("content-length", "0")
