@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from hangwatch.version import VERSION as __version__
+
 __all__ = ["Config", "__version__", "install", "snapshot", "uninstall"]
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from hangwatch import __version__, names
+from hangwatch import names
 from hangwatch.config import Config
 from hangwatch.export.dial import make_exporter
 from hangwatch.export.specs import LogSpec, Parcel
 from hangwatch.export.wire import Outcome, Providers, outcome, unobserved
+from hangwatch.version import VERSION
 
 #: Where log records had no event name of their own yet.
 EVENT_NAME_ATTRIBUTE = "event.name"
@@ -111,9 +112,9 @@ def _context(spec: LogSpec) -> Any:
 
 def _logger(provider: Any) -> Any:
     try:
-        return provider.get_logger(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
+        return provider.get_logger(names.SCOPE, VERSION, schema_url=names.SCHEMA_URL)
     except TypeError:
-        return provider.get_logger(names.SCOPE, __version__)
+        return provider.get_logger(names.SCOPE, VERSION)
 
 
 def _collector(emitted: list[Any]) -> Any:

@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from hangwatch import __version__, names
+from hangwatch import names
 from hangwatch.config import Config
 from hangwatch.export.dial import make_exporter
 from hangwatch.export.families import Distribution, Exemplar, Family, Labels, Point
 from hangwatch.export.specs import Value
 from hangwatch.export.wire import Outcome, outcome, unobserved
+from hangwatch.version import VERSION
 
 
 class MetricSender:
@@ -33,7 +34,7 @@ class MetricSender:
 
         at_ns = time.time_ns() if now_ns is None else now_ns
         made = [self._metric(family, at_ns) for family in families if family.points or family.distributions]
-        scope = InstrumentationScope(names.SCOPE, __version__, names.SCHEMA_URL)
+        scope = InstrumentationScope(names.SCOPE, VERSION, names.SCHEMA_URL)
         data = MetricsData([ResourceMetrics(self._resource, [ScopeMetrics(scope, made, names.SCHEMA_URL)], names.SCHEMA_URL)])
         try:
             with unobserved():

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hangwatch import __version__, names
+from hangwatch import names
 from hangwatch.config import Config
 from hangwatch.export.dial import make_exporter
 from hangwatch.export.specs import LinkSpec, Parcel, SpanSpec, Value
 from hangwatch.export.wire import Outcome, Providers, outcome, unobserved
+from hangwatch.version import VERSION
 
 
 class TraceSender:
@@ -49,7 +50,7 @@ class TraceSender:
 
         self._ended.clear()
         for parcel in parcels:
-            tracer = self._providers.of(parcel.resource).get_tracer(names.SCOPE, __version__, names.SCHEMA_URL)
+            tracer = self._providers.of(parcel.resource).get_tracer(names.SCOPE, VERSION, names.SCHEMA_URL)
             for spec in parcel.spans:
                 self._record(tracer, spec)
         if not self._ended:

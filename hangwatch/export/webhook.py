@@ -20,11 +20,11 @@ from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from hangwatch import __version__
 from hangwatch.config import Config
 from hangwatch.export.gate import Answer, Claim, Gate
 from hangwatch.export.specs import clip
 from hangwatch.records import Incident
+from hangwatch.version import VERSION
 
 THREAD_NAME = "hangwatch-webhook"
 #: Different messages that wait; more are counted. A service with a hundred different hangs at once needs no hundred and first message.
@@ -213,7 +213,7 @@ def post(url: SplitResult, body: dict[str, Any]) -> int:
         connection = http.client.HTTPSConnection(url.hostname or "", url.port, timeout=TIMEOUT_S, context=ssl.create_default_context())
     else:
         connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=TIMEOUT_S)
-    headers = {"content-type": "application/json", "user-agent": f"hangwatch/{__version__}", "idempotency-key": body["id"]}
+    headers = {"content-type": "application/json", "user-agent": f"hangwatch/{VERSION}", "idempotency-key": body["id"]}
     try:
         target = f"{url.path or '/'}{'?' + url.query if url.query else ''}"
         connection.request("POST", target, json.dumps(body).encode(), headers)
