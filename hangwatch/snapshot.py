@@ -10,8 +10,9 @@ import contextlib
 import sys
 import time
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from hangwatch import integrations
 from hangwatch.integrations import borrowers, generators, labels, recognise, setters, threads, ties
@@ -285,6 +286,15 @@ def _is_our_thread(chain: list[FrameView]) -> bool:
     return begins_in_threading and body is not None and recognise.place_of(body).ours
 
 
+T = TypeVar("T")
+
+
+def _sliced(items: Iterable[T], reader: Reader) -> Iterator[T]:
+    for item in items:
+        yield item
+        reader.slice()
+
+
 def _finish(
     looker: _Looker, desk: SnapshotDesk, history: tuple[Act, ...], dropped: dict[str, int], taken_at: float, now_ns: int, began: int
 ) -> Snapshot:
@@ -304,9 +314,9 @@ def _finish(
         pid=desk.reader.pid,
         source=desk.reader.source,
         loops=tuple(looker.loops),
-        tasks=tuple([ties.completed(task, desk) for task in tasks.values()]),
+        tasks=tuple([ties.completed(task, desk) for task in _sliced(tasks.values(), desk.reader)]),
         threads=tuple(replace(t, holds=tuple(desk.holds.get(t.id, ())), serves=desk.serves.get(t.id)) for t in looker.threads.values()),
-        primitives=tuple(ties.settled(primitive, desk) for primitive in ties.with_holders(desk)),
+        primitives=tuple([ties.settled(primitive, desk) for primitive in _sliced(ties.with_holders(desk), desk.reader)]),
         waits=tuple(desk.waits.values()),
         connections=tuple(desk.connections.values()),
         requests=tuple(ties.with_task(request, desk) for request in desk.requests.values()),

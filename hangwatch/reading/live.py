@@ -22,8 +22,9 @@ from hangwatch.reading.live_objects import LiveObject, field, instance_dict
 from hangwatch.reading.stillness import no_collection
 from hangwatch.reading.view import ObjectView, TaskView
 
-#: Work done before the loop is let in. 5 ms is the interpreter's own switch interval: a loop that wants to run waits no longer.
-SLICE_NS: Final = 5_000_000
+#: Work done before the loop is let in: less than the interpreter's switch interval of 5 ms, because one turn of a loop takes the
+#: GIL two or three times, and would wait so long each time.
+SLICE_NS: Final = 2_000_000
 #: How long the reader stands aside between slices. Long enough that a waiting thread takes the GIL, short enough to finish.
 PAUSE_S: Final = 0.0002
 
