@@ -16,13 +16,9 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from hangwatch import evidence
 from hangwatch.attach import permissions
 from hangwatch.attach.side import Side
-from hangwatch.attach.stalled import stall_between
 from hangwatch.errors import CannotLook
-from hangwatch.evidence.base import Target
-from hangwatch.investigate import investigate
 from hangwatch.kernel import procfs
 from hangwatch.reading.remote import RemoteReader
 from hangwatch.reading.remote.core import CoreSide, CoreSource
@@ -83,7 +79,14 @@ def _look(reader: RemoteReader, native: bool, captures: tuple[str, ...], apart_s
         return _look(open_reader(parent), native, captures, apart_s, service)
     earlier, gil, turns = seen, reader.gil(), reader.turns()
     wanted = (*captures, "py-spy") if native else captures
-    collected = evidence.collect(Target(pid, native=native, loop_native_ids=reader.loop_native_ids()), wanted) if wanted else ()
+    # What judges is imported while there is nothing to do but wait.
+    from hangwatch import evidence
+    from hangwatch.attach.stalled import stall_between
+
+    target = evidence.Target(pid, native=native, loop_native_ids=reader.loop_native_ids())
+    collected = evidence.collect(target, wanted) if wanted else ()
+    import hangwatch.investigate  # noqa: F401
+
     time.sleep(max(0.0, apart_s - (time.monotonic() - began)))
     reader.refresh()
     now = settled(take(reader), reader)
@@ -151,6 +154,8 @@ def look_at_core(path: str, service: str = "") -> Incident:
 
     There is one moment only: a contradiction cannot be seen twice, so nothing is proved by it alone.
     """
+    from hangwatch.attach.stalled import stall_between
+
     source = CoreSource(path)
     try:
         reader = RemoteReader(source.pid, CoreSide(source), source)
@@ -167,6 +172,8 @@ def look_at_core(path: str, service: str = "") -> Incident:
 
 def conclude(stall: Stall | None, earlier: Snapshot | None, now: Snapshot, collected: tuple[Evidence, ...], service: str) -> Incident:
     """The incident that the snapshots show. When nothing is stuck (no ``stall``), only what is proved all the same is found."""
+    from hangwatch.investigate import investigate
+
     asked = stall or Stall("task", f"process:{now.pid}", now.at_ns, 1)
     incident = investigate(asked, now, evidence=collected, earlier=earlier, service=service, host=socket.gethostname())
     if stall is None:

@@ -9,9 +9,7 @@ import click
 from hangwatch import attach as attaching
 from hangwatch.attach.target import Worker, resolve
 from hangwatch.console.options import emit, paint
-from hangwatch.console.render import incident_lines
 from hangwatch.console.style import safe, width_of_terminal
-from hangwatch.console.watching import run
 from hangwatch.errors import CannotLook, HangwatchError
 from hangwatch.records import Incident, to_json
 
@@ -45,6 +43,8 @@ def command(target: str | None, as_json: bool, native: bool, watching: bool, cor
         if len(workers) > 1:
             listed = "\n".join(f"  hangwatch attach {worker.pid} --watch    {worker.command}" for worker in workers)
             raise CannotLook(f"{target} stands for {len(workers)} processes; one is watched at a time", listed)
+        from hangwatch.console.watching import run
+
         return run(workers[0])
     if len(workers) == 1:
         return _show(attaching.look(workers[0].pid, native=native), as_json)
@@ -87,6 +87,8 @@ def _show(incident: Incident, as_json: bool) -> int:
 def _print(incident: Incident) -> None:
     """The page of `hangwatch show`; a short word when there is nothing to show."""
     if incident.findings:
+        from hangwatch.console.render import incident_lines
+
         emit(incident_lines(incident, width_of_terminal(), paint()))
         return
     seen = incident.snapshot
