@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hangwatch.integrations import DEADLINES, HOLDS, REQUESTS, WAITS, asyncio_tasks
+from hangwatch.integrations import DEADLINES, HOLDS, REQUESTS, WAITS, asyncio_tasks, opentelemetry
 from hangwatch.integrations.base import DeadlineLook, Desk, HeldLook, Look, Sighting, Spot
 from hangwatch.reading.view import FrameView, ObjectView, TaskView
 from hangwatch.records import Frame, Request
@@ -115,6 +115,8 @@ def wait_of(chain: list[FrameView], desk: Desk, waiter_id: str, task: TaskView |
     in_library = True
     for index in range(len(chain) - 1, -1, -1):
         frame = chain[index]
+        if task is None and frame.suspendable:
+            break  # a thread runs this coroutine: what a task that is parked here would wait for is not what the thread waits for
         place = place_of(frame)
         if place.wrapper:
             since = _since(frame) if in_library and since is None else since
@@ -162,6 +164,8 @@ def requests_of(chain: list[FrameView], desk: Desk, task_id: str, task: TaskView
             if isinstance(told, Request):
                 desk.add_request(told)
                 desk.bind(task_id, told.id)
+                if task is not None:
+                    opentelemetry.note(told.id, task, desk)
             elif isinstance(told, str):
                 desk.bind(task_id, told)
 

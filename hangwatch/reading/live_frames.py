@@ -21,6 +21,7 @@ from hangwatch.reading.live_objects import LiveObject, instance_dict, isinstance
 
 _OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _OPTIMIZED: Final = 0x1  # inspect.CO_OPTIMIZED: locals live in the frame, f_locals is a copy
+_SUSPENDABLE: Final = 0x20 | 0x80 | 0x100 | 0x200  # inspect.CO_GENERATOR, CO_COROUTINE, CO_ITERABLE_COROUTINE, CO_ASYNC_GENERATOR
 _COPIES_LOCALS: Final = sys.version_info < (3, 13)
 _REFERENTS_OF_OWNER: Final = sys.version_info >= (3, 11)
 _FROM_GENERATOR: Final = ("_GeneratorContextManager", "_AsyncGeneratorContextManager")
@@ -43,6 +44,10 @@ class LiveFrame:
         self.innermost = innermost
         self.file: str = code.co_filename
         self.name: str = code.co_name
+
+    @property
+    def suspendable(self) -> bool:
+        return bool(self.frame.f_code.co_flags & _SUSPENDABLE)
 
     @property
     def line(self) -> int:

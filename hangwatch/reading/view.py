@@ -91,6 +91,10 @@ class FrameView(Protocol):
         """The code object's plain name."""
 
     @property
+    def suspendable(self) -> bool:
+        """It is a coroutine's, generator's or async generator's: on a thread's stack it runs, and waits for nothing by itself."""
+
+    @property
     def id(self) -> int:
         """Address of the frame or of the coroutine that owns it: stable while it lives."""
 

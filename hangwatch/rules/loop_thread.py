@@ -243,7 +243,7 @@ def _waits(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, .
         return Doing(loop, thread, frames, "io", _call_fact(thread), primitive=primitive)
     if named and (call.startswith(_LOCK_CALLS) or not _is_busy(case, thread)):
         return Doing(loop, thread, frames, named, _call_fact(thread), primitive=primitive)
-    if call.startswith(_LOCK_CALLS) and _is_busy(case, thread) is False and not _others_busy(case, thread):
+    if call.startswith(_LOCK_CALLS) and _sleeps(case, thread) and not _others_busy(case, thread):
         return Doing(loop, thread, frames, "lock", _call_fact(thread), primitive=primitive, sure=False)
     return None
 
@@ -281,6 +281,15 @@ def _is_busy(case: Case, thread: Thread | None) -> bool | None:
         return share >= BUSY_SHARE
     spied = _witness(case, "py-spy", thread)
     return bool(spied.get("active")) if spied else None
+
+
+def _sleeps(case: Case, thread: Thread | None) -> bool:
+    """It gets next to no CPU. Who looks from inside the process has the GIL while it looks, so that every other thread is seen in a futex:
+    there a computing thread on a busy machine must not pass for one that waits."""
+    if case.snapshot.source != "agent":
+        return _is_busy(case, thread) is False
+    share = share_of_cpu(case, thread)
+    return share is not None and share < STARVED_SHARE
 
 
 def _others_busy(case: Case, thread: Thread | None) -> bool:

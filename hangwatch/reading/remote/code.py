@@ -16,6 +16,10 @@ from hangwatch.reading.remote.memory import Unreadable
 _CELL, _FREE = 0x40, 0x80
 
 
+#: CO_GENERATOR, CO_COROUTINE, CO_ITERABLE_COROUTINE, CO_ASYNC_GENERATOR (Include/cpython/code.h).
+_SUSPENDABLE = 0x20 | 0x80 | 0x100 | 0x200
+
+
 @dataclass(slots=True)
 class CodeInfo:
     """One code object. ``slots`` names the fast locals in order; ``boxed`` are the positions that hold cells."""
@@ -35,6 +39,8 @@ class CodeInfo:
     exceptions: bytes
     #: its locals lie in the frame (``CO_OPTIMIZED``), not in a dictionary
     optimized: bool = True
+    #: a coroutine's, generator's or async generator's
+    suspendable: bool = False
     lines: dict[int, int] = field(default_factory=dict)
     depths: dict[int, list[int]] = field(default_factory=dict)
 
@@ -62,7 +68,8 @@ class Codes:
         name = heap.text(memory.u64(address + layout.code_name))
         file = heap.text(memory.u64(address + layout.code_filename))
         lines = _all_bytes(heap, memory.u64(address + layout.code_lines))
-        optimized = bool(memory.u32(address + layout.code_flags) & 1)
+        flags = memory.u32(address + layout.code_flags)
+        optimized, suspendable = bool(flags & 1), bool(flags & _SUSPENDABLE)
         first, depth = memory.i32(address + layout.code_first_line), memory.i32(address + layout.code_stacksize)
         if layout.version >= (3, 11):
             names = [heap.text(item) for item in heap.tuple_items(memory.u64(address + layout.code_names))]
@@ -71,7 +78,7 @@ class Codes:
             qualname = heap.text(memory.u64(address + layout.code_qualname))
             exceptions = _all_bytes(heap, memory.u64(address + layout.code_exceptions))
             free = tuple(word for word, kind in zip(names, kinds, strict=False) if kind & _FREE)
-            return CodeInfo(address, file, name, qualname, first, lines, tuple(names), boxed, free, address + layout.code_bytes, depth, exceptions, optimized)
+            return CodeInfo(address, file, name, qualname, first, lines, tuple(names), boxed, free, address + layout.code_bytes, depth, exceptions, optimized, suspendable)
         groups = [
             [heap.text(item) for item in heap.tuple_items(memory.u64(address + offset))]
             for offset in (layout.code_varnames, layout.code_cellvars, layout.code_freevars)
@@ -79,7 +86,7 @@ class Codes:
         plain = len(groups[0])
         slots = tuple(groups[0] + groups[1] + groups[2])
         code = memory.u64(address + layout.code_bytes) + layout.bytes_items
-        return CodeInfo(address, file, name, name, first, lines, slots, frozenset(range(plain, len(slots))), tuple(groups[2]), code, depth, b"", optimized)
+        return CodeInfo(address, file, name, name, first, lines, slots, frozenset(range(plain, len(slots))), tuple(groups[2]), code, depth, b"", optimized, suspendable)
 
     def line(self, code: CodeInfo, offset: int) -> int:
         """The source line of the instruction at byte ``offset``; the first line when it has not begun."""

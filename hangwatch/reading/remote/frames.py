@@ -85,6 +85,10 @@ class RemoteFrame:
             return self.code.name
 
     @property
+    def suspendable(self) -> bool:
+        return self.code.suspendable
+
+    @property
     def name(self) -> str:
         return self.code.name
 
