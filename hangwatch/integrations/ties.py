@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from hangwatch.integrations import opentelemetry
 from hangwatch.integrations.desk import SnapshotDesk, union
 from hangwatch.records import FOREVER, Primitive, Request, Task, Wait
 
@@ -117,6 +118,8 @@ def settled(primitive: Primitive, desk: SnapshotDesk) -> Primitive:
 
 
 def with_task(request: Request, desk: SnapshotDesk) -> Request:
+    """With the task that works for it, and in the span that the application has open for it."""
+    request = opentelemetry.in_its_span(request, desk)
     if request.task_id:
         return request
     task_id = next((task for task, bound in desk.bound.items() if bound == request.id), None)
