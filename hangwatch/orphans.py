@@ -20,9 +20,12 @@ from hangwatch.investigate import investigate
 from hangwatch.kernel import procfs
 from hangwatch.records import SCHEMA, Evidence, Frame, Incident, Loop, Snapshot, Stall, Thread
 from hangwatch.store import Store
+from hangwatch.worker import EVERY_S
 
 #: A live worker writes its own incident within this long of the dump unless it cannot run: then somebody else must.
 GRACE_S = 1.5
+#: A worker that still writes its `worker.json` can run Python: what it finds it tells itself.
+SILENT_S = EVERY_S * 1.75
 #: Two reports of one stall name its begin alike up to the watchdog's tick and the timer's period.
 SAME_S = 5.0
 #: A folder without worker.json is one that is just being made, or one of a worker killed at its very start.
@@ -95,13 +98,14 @@ def _of_worker(store: Store, folder: Path, facts: dict[str, Any], alive: bool, n
     pid = int(facts.get("pid") or 0)
     dump = faulthandler.read(folder / "faulthandler.txt", 0)
     written_at = float(dump.data.get("written_at") or 0)
-    if dump.error or not written_at or (alive and now - written_at < GRACE_S):
+    beat_at = float(facts.get("beat_at") or 0)
+    if dump.error or not written_at or (alive and (now - written_at < GRACE_S or now - beat_at < SILENT_S)):
         return None
     limit_s = float(facts.get("config", {}).get("loop_after") or 0.5)
     opened_at = written_at - limit_s
     if _told(store, facts, opened_at):
         return None
-    end_at = now if alive else max(float(facts.get("beat_at") or 0), written_at)
+    end_at = now if alive else max(beat_at, written_at)
     age_ns, limit_ns = int((end_at - opened_at) * 1e9), int(limit_s * 1e9)
     snapshot = _snapshot(facts, dump, alive, end_at, age_ns)
     late = Evidence("watchdog", data={"late_ms": round((end_at - written_at) * 1e3)}, text="The worker's own watchdog wrote nothing.")

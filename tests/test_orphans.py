@@ -100,7 +100,7 @@ def test_what_the_worker_told_itself_is_not_told_again(frozen):
 
 
 def test_an_incident_told_in_its_place_ends_when_the_worker_runs_again(frozen):
-    _process, store = frozen("ctypes.PyDLL(None).usleep(4_000_000)")
+    _process, store = frozen("ctypes.PyDLL(None).usleep(8_000_000)")
     wait_for(lambda: dumped(store))
     (incident,) = wait_for(lambda: orphans.finish(store))
     assert incident.closed_at is None
