@@ -11,14 +11,16 @@ import gc
 import os
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from hangwatch.config import Config
 from hangwatch.errors import ConfigError
-from hangwatch.integrations import asyncio_hooks, uvicorn_hooks
+from hangwatch.integrations import asyncio_hooks, gunicorn_hooks, server_hooks, uvicorn_hooks
 from hangwatch.ledger import Ledger, LoopMark
 from hangwatch.patching import Patcher
+from hangwatch.records import to_json
 
 if TYPE_CHECKING:
     from hangwatch.export import Exporters
@@ -49,6 +51,7 @@ class Agent:
         self.timer: StackTimer | None = None
         self.board: Board | None = None
         self._endpoint: Any = None
+        self._control: Any = None
         #: What killed workers left: their incidents, and their open incidents that ended with them.
         self._left: list[Incident] = []
         self._ended: list[Incident] = []
@@ -59,7 +62,8 @@ class Agent:
     def install(self) -> None:
         self.ledger.on_loop = self._loop_started
         gc.callbacks.append(self._note_collection)
-        for hooks in (asyncio_hooks, uvicorn_hooks):
+        self.ledger.on_server = self._server_started
+        for hooks in (asyncio_hooks, uvicorn_hooks, server_hooks, gunicorn_hooks):
             hooks.install(self.patcher, self.ledger, self.config)
         for ident, loop in running_loops():
             self.ledger.loop_found(loop, ident)
@@ -71,6 +75,9 @@ class Agent:
         if _is_not_served():
             self.ledger.loops.pop(id(mark.loop), None)
             return
+        self._server_started()
+
+    def _server_started(self) -> None:
         with self._starting:
             if self.watchdog is None:
                 self._start()
@@ -82,6 +89,7 @@ class Agent:
         self.timer = self._make_timer()
         self.reporter = Reporter(self.config, self.ledger, self.timer, self._open_store, self._finish_orphans, self._open_exporters)
         self.board = self._make_board()
+        self._make_extras()
         each_tick = self._measure if self.board is not None else None
         self.watchdog = Watchdog(self.config, self.ledger, self.timer, self.reporter.report, self.reporter.recovered, each_tick)
         self.reporter.start()
@@ -106,6 +114,24 @@ class Agent:
             lambda: self.watchdog.silences() if self.watchdog else {},
             lambda: self.reporter.book.exporters.counts() if self.reporter and self.reporter.book.exporters else {},
         )
+
+    def _make_extras(self) -> None:
+        """What a person talks to; started again after a fork, so made once."""
+        if self.config.control and self._control is None:
+            from hangwatch.control import Control
+
+            self._control = Control(lambda: self.reporter.folder if self.reporter else None, self._verbs())
+            self.extras.append(self._control)
+
+    def _verbs(self) -> dict[str, Callable[[], Any]]:
+        """What the control socket tells."""
+        from hangwatch.samples import requests
+
+        return {
+            "snapshot": lambda: to_json(self.reporter.look()) if self.reporter else None,
+            "stalls": lambda: self.reporter.book.told() if self.reporter else [],
+            "requests": lambda: to_json(requests(self.ledger, [])),
+        }
 
     def _measure(self, now_ns: int) -> None:
         if self.board is not None and self.watchdog is not None:
@@ -148,7 +174,7 @@ class Agent:
     def uninstall(self) -> list[str]:
         """Returns what could not be put back, as someone else has wrapped it since."""
         stayed = self.patcher.restore_all()
-        self.ledger.on_loop = None
+        self.ledger.on_loop = self.ledger.on_server = None
         if self._note_collection in gc.callbacks:
             gc.callbacks.remove(self._note_collection)
         self.stop()

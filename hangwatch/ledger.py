@@ -77,8 +77,16 @@ class Ledger:
         self.ring: deque[RawAct] = deque(maxlen=ring)
         self.dropped: dict[str, int] = {}
         self.on_loop: Callable[[LoopMark], None] | None = None
+        #: Called when a server begins that has a thread for each connection, and perhaps no loop.
+        self.on_server: Callable[[], None] | None = None
+        #: Tasks that were destroyed while they were pending: when, which, and where they were.
+        self.lost: deque[tuple[int, str, str, int, str]] = deque(maxlen=64)
+        #: Connection object -> (method, route, when) of a response whose end its client cannot see.
+        self.endless: weakref.WeakKeyDictionary[Any, tuple[str, str, int]] = weakref.WeakKeyDictionary()
         #: (end, duration) in ns of the latest garbage collections that took long.
         self.pauses: deque[tuple[int, int]] = deque(maxlen=64)
+        #: When the collection began that runs now; 0: none.
+        self.collecting_ns = 0
         self._due: list[tuple[int, int, Follow]] = []
         self._sequence = 0
 
@@ -108,34 +116,41 @@ class Ledger:
         if self.on_loop is not None:
             self.on_loop(mark)
 
+    def server_started(self) -> None:
+        if self.on_server is not None:
+            self.on_server()
+
     def loop_stopped(self, loop: Any) -> None:
         self.loops.pop(id(loop), None)
 
     def gc_watcher(self) -> Callable[[str, dict[str, int]], None]:
         """A callback for ``gc.callbacks``: notes collections that took 20 ms and more."""
-        begun, now, pauses = 0, time.monotonic_ns, self.pauses
+        now, pauses = time.monotonic_ns, self.pauses
 
         def note_collection(phase: str, info: dict[str, int]) -> None:
-            nonlocal begun
             if info["generation"] == 0:
                 return
             if phase == "start":
-                begun = now()
-            elif begun and now() - begun >= 20_000_000:
+                self.collecting_ns = now()
+                return
+            begun, self.collecting_ns = self.collecting_ns, 0
+            if begun and now() - begun >= 20_000_000:
                 pauses.append((now(), now() - begun))
 
         return note_collection
 
     def forget_all(self) -> None:
         """In a forked child: nothing of the parent's runs here."""
-        for table in (self.begun, self.followed, self.loops, self.ring, self.dropped, self.pauses, self._due):
+        for table in (self.begun, self.followed, self.loops, self.ring, self.dropped, self.pauses, self._due, self.lost, self.endless):
             table.clear()
 
     # Called by the watchdog.
 
     def collected_ns(self, since_ns: int) -> int:
         """Time spent in long garbage collections since then."""
-        return sum(took for ended, took in _copy_ring(self.pauses) if ended >= since_ns)
+        begun = self.collecting_ns
+        running = time.monotonic_ns() - begun if begun else 0
+        return running + sum(took for ended, took in _copy_ring(self.pauses) if ended >= since_ns)
 
     def due(self, now_ns: int, least_ns: int, limit_of: Callable[[Any], int | None], subject_id: Callable[[Any], str]) -> list[Follow]:
         """Requests that have passed their own limit since the last call, oldest first.
@@ -205,7 +220,8 @@ class Ledger:
                 Act(at_ns, op, f"{kind_of(subject)}:{id(subject):x}", f"task:{id(doer):x}" if doer is not None else None, _thread_id(ident), frame)
             )
             del subject, doer
-        return tuple(found)
+        gone = [Act(at_ns, "lost", task_id, None, None, Frame(file, line, function)) for at_ns, task_id, file, line, function in _copy_ring(self.lost)]
+        return tuple(sorted([*found, *gone], key=lambda act: act.at_ns)) if gone else tuple(found)
 
 
 _KINDS: Final = {"Event": "event", "Lock": "lock", "Condition": "condition", "Semaphore": "semaphore", "BoundedSemaphore": "semaphore"}

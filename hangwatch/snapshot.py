@@ -201,6 +201,7 @@ class _Looker:
         found = recognise.NOTHING if asleep else recognise.wait_of(chain, self.desk, thread_id)
         if found.sighting is None and chain and not asleep:
             found = replace(found, sighting=threads.called(chain[-1], self.desk))
+        recognise.requests_of(chain, self.desk, thread_id, None)
         waits_on = self._note(thread_id, chain, found)
         self.threads[thread_id] = Thread(
             id=thread_id,

@@ -10,15 +10,21 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hangwatch import stalls
 from hangwatch.config import Config
 from hangwatch.ledger import Follow, Ledger
 from hangwatch.records import FOREVER, Request
 
+if TYPE_CHECKING:
+    from hangwatch.integrations.desk import SnapshotDesk
+    from hangwatch.reading.view import FrameView, TaskView
+
 #: Modules that only a process that serves by them imports.
-SERVERS: Final = ("aiohttp.web_protocol", "hypercorn.asyncio", "gunicorn.asgi.protocol")
+SERVERS: Final = ("aiohttp.web_protocol", "hypercorn.asyncio", "gunicorn.asgi.protocol", "websockets.sync.server")
+#: What a connection that may live for ever (a websocket) cannot rightly wait for as long as a request may take.
+NOT_PATIENT: Final = ("lock", "semaphore", "pool", "limiter", "thread-lock", "thread", "import-lock")
 #: A request shows in the outermost frames of its task.
 FRAMES: Final = 20
 MAX_SEEN: Final = 10_000
@@ -34,7 +40,8 @@ class Sweep:
         self.ledger = ledger
         self.every_ns = stalls.least_limit_ns(config) // 4
         self.due_ns = 0
-        self._seen: dict[tuple[str, str | None], Follow] = {}
+        self._seen: dict[tuple[str, str | None, str | None], Follow] = {}
+        self._waits: dict[str, str] = {}
 
     def wanted(self) -> bool:
         return any(name in sys.modules for name in SERVERS)
@@ -49,7 +56,7 @@ class Sweep:
 
     def judge(self, now_ns: int, requests: Iterable[Request]) -> list[Follow]:
         """Follows each request from its first sight to the first look that does not find it."""
-        present = {(request.id, request.task_id): request for request in requests}
+        present = {(request.id, request.task_id, self._waits.get(request.id)): request for request in requests}
         for key in [key for key in self._seen if key not in present]:
             self._seen.pop(key).ended_ns = now_ns
         overdue = []
@@ -65,7 +72,7 @@ class Sweep:
                 overdue.append(follow)
         return sorted(overdue, key=lambda follow: follow.since_ns)
 
-    def _first_sight(self, now_ns: int, key: tuple[str, str | None], request: Request) -> Follow | None:
+    def _first_sight(self, now_ns: int, key: tuple[str, str | None, str | None], request: Request) -> Follow | None:
         if len(self._seen) >= MAX_SEEN:
             self.ledger.drop("requests")
             return None
@@ -83,13 +90,58 @@ class Sweep:
         marks = list(self.ledger.loops.values())
         reader: Any = LiveReader([mark.loop for mark in marks], loop_threads={id(mark.loop): mark.ident for mark in marks})
         desk = SnapshotDesk(reader, now_ns)
+        self._waits = {}
         for task in reader.tasks():
-            requests_of(task.frames()[:FRAMES], desk, f"task:{task.id:x}", task)
+            chain = task.frames()
+            requests_of(chain[:FRAMES], desk, f"task:{task.id:x}", task)
+            self._note_wait(chain, desk, f"task:{task.id:x}", task)
             reader.slice()
+        if "websockets.sync.server" in sys.modules:
+            for thread in reader.threads():
+                chain = thread.frames()
+                requests_of(chain[:FRAMES], desk, f"thread:{thread.native_id}", None)
+                self._note_wait(chain, desk, f"thread:{thread.native_id}", None)
+                reader.slice()
         hooked = {f"request:{id(subject):x}" for subject, *_ in self.ledger.in_flight(MAX_SEEN)}
         workers = {request_id: task_id for task_id, request_id in reversed(list(desk.bound.items()))}
-        return [
+        found = [
             request if request.task_id is not None else replace(request, task_id=workers.get(request.id))
             for request in desk.requests.values()
-            if request.id not in hooked
+            if request.id not in hooked and (not _may_last(request) or request.id in self._waits)
         ]
+        return [*found, *self._endless({request.connection_id for request in found})]
+
+    def _note_wait(self, chain: list[FrameView], desk: SnapshotDesk, owner_id: str, task: TaskView | None) -> None:
+        """What a websocket's task or thread waits for, where that is nothing to wait for long."""
+        from hangwatch.integrations import threads
+        from hangwatch.integrations.recognise import wait_of
+
+        request = desk.requests.get(desk.bound.get(owner_id, ""))
+        if request is None or not _may_last(request) or not chain:
+            return
+        seen = wait_of(chain, desk, owner_id, task).sighting or (threads.called(chain[-1], desk) if task is None else None)
+        if seen is not None and seen.primitive.kind in NOT_PATIENT:
+            self._waits[request.id] = seen.primitive.id
+
+    def _endless(self, busy: set[str | None]) -> list[Request]:
+        """Answered, as the server believes; their clients cannot see the end."""
+        found = []
+        for connection, (method, route, since_ns) in _copy(self.ledger.endless):
+            connection_id, task = f"connection:{id(connection):x}", getattr(connection, "_task", None)
+            if connection_id not in busy and not getattr(connection, "_closed", True) and task is not None:
+                found.append(
+                    Request(f"request:{id(connection):x}", connection_id, f"task:{id(task):x}", method, route, since_ns, "responding")
+                )
+        return found
+
+
+def _may_last(request: Request) -> bool:
+    """A websocket after its handshake."""
+    return request.method == "WEBSOCKET" and request.phase == "responding"
+
+
+def _copy(table: Any) -> list[tuple[Any, tuple[str, str, int]]]:
+    try:
+        return list(table.items())
+    except RuntimeError:  # changed meanwhile; the next look will do
+        return []

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from functools import partial
-from types import CodeType, FrameType, ModuleType
+from types import CodeType, CoroutineType, FrameType, ModuleType
 from typing import Any
 
 from hangwatch.config import Config
@@ -49,6 +49,21 @@ def follow_loops(loop_class: type, patcher: Patcher, ledger: Ledger) -> None:
         return run_forever
 
     patcher.wrap(loop_class, "run_forever", make)
+    patcher.before(loop_class, "call_exception_handler", partial(_note_lost, ledger))
+
+
+def _note_lost(ledger: Ledger, loop: Any, context: dict[str, Any]) -> None:
+    """A task that is collected while it is pending tells so here, as the last thing it does: what it was to do is not done."""
+    task = context.get("task")
+    if task is None or "destroyed but it is pending" not in str(context.get("message")):
+        return
+    at = task.get_coro()
+    while type(inner := getattr(at, "cr_await", None)) is CoroutineType:
+        at = inner
+    code, frame = getattr(at, "cr_code", None), getattr(at, "cr_frame", None)
+    if code is not None:
+        line = frame.f_lineno if frame is not None else code.co_firstlineno
+        ledger.lost.append((time.monotonic_ns(), f"task:{id(task):x}", code.co_filename, line, getattr(code, "co_qualname", code.co_name)))
 
 
 def _locks(module: ModuleType, patcher: Patcher, ledger: Ledger, config: Config) -> None:

@@ -80,6 +80,9 @@ class Desk(Protocol):
     def add_request(self, request: Request) -> None:
         """Adds or completes: known fields win over None."""
 
+    def known_requests(self) -> list[Request]:
+        """What the ledger and frames have told so far."""
+
     def bind(self, task_id: str, request_id: str) -> None:
         """This task works for this request."""
 

@@ -65,6 +65,9 @@ class SnapshotDesk:
         if request.task_id:
             self.bind(request.task_id, request.id)
 
+    def known_requests(self) -> list[Request]:
+        return list(self.requests.values())
+
     def bind(self, task_id: str, request_id: str) -> None:
         self.bound.setdefault(task_id, request_id)
 

@@ -127,10 +127,20 @@ def _idle(look: Look) -> Sighting | None:
     """A connection between two requests."""
     protocol = look.frame.local("self")
     inner = look.chain[look.index + 1 :]
-    if protocol is None or not is_a(protocol, _PROTOCOL) or not inner or inner[0].name != "wait":
+    if protocol is None or not is_a(protocol, _PROTOCOL) or not inner or inner[0].name not in ("wait", "parse"):
         return None
+    connection_id = look.desk.id_of("connection", protocol)
+    if any(request.connection_id == connection_id for request in look.desk.known_requests()):
+        return _without_end(protocol, look)
     label = f"the next request of peer {_client(protocol)}"
     return Sighting(Primitive(look.desk.id_of("peer", protocol), "peer", label, NAME, {"accepted": True}, patience_ns=FOREVER), "idle")
+
+
+def _without_end(protocol: ObjectView, look: Look) -> Sighting:
+    """No request is in progress, and yet one has no answer: the response's end was told by nothing (`gunicorn_hooks`)."""
+    label = f"the end of its response, which peer {_client(protocol)} cannot see"
+    state: dict[str, Plain] = {"response_framed": False}
+    return Sighting(Primitive(look.desk.id_of("stream", protocol), "stream", label, NAME, state, ready=False), "idle")
 
 
 def _serve(look: Look) -> Sighting | None:

@@ -62,10 +62,9 @@ def _handle(look: Look) -> Request | None:
 
 
 def _receives(look: Look, complete: bool | None) -> None:
+    """By the request's task or by a child that listens for it (Quart's): who waits for the queue is its own affair."""
     queue = _owner(look.frame.local("receive"))
-    innermost = look.chain[-1]
-    waiting = innermost.local("self") if innermost.name == "get" and innermost.file.endswith("/asyncio/queues.py") else None
-    if queue is None or waiting is None or waiting.id != queue.id:
+    if queue is None or not length(queue, "_getters"):
         return
     known = queue_primitive(queue, look.desk, "queue-get")
     if complete is False:

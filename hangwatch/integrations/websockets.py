@@ -5,7 +5,7 @@ from __future__ import annotations
 from hangwatch.integrations.asyncio_streams import transport_state
 from hangwatch.integrations.base import Look, Sighting, Spot
 from hangwatch.reading.view import ObjectView, plain
-from hangwatch.records import FOREVER, Plain, Primitive
+from hangwatch.records import FOREVER, Plain, Primitive, Request
 
 NAME = "websockets"
 DISTRIBUTION = "websockets"
@@ -67,6 +67,42 @@ def _close(look: Look) -> Sighting | None:
     return Sighting(Primitive(look.desk.id_of(kind, connection), kind, f"the {kind} to close its websocket", NAME, state), "close")
 
 
+def _served(look: Look) -> Request | None:
+    """The thread of one connection of the threading server. What it works on is the connection, for as long as that lives."""
+    connection = look.frame.local("connection")
+    if connection is None or not any(name.startswith("websockets.") for name in connection.base_names):
+        return None
+    _closes_unread(connection, look)
+    path = plain(connection.attr("request"), "path")
+    return Request(
+        id=look.desk.id_of("request", connection),
+        connection_id=look.desk.id_of("connection", connection),
+        task_id=look.waiter_id,
+        method="WEBSOCKET",
+        route=path.partition("?")[0] if isinstance(path, str) else "",
+        since_ns=None,
+        phase="responding" if any(not frame.file.endswith("/websockets/sync/server.py") for frame in look.chain[look.index + 1 :]) else "app",
+    )
+
+
+def _closes_unread(connection: ObjectView, look: Look) -> None:
+    """This thread would have to fetch the message, and closes the connection instead."""
+    assembler = connection.attr("recv_messages")
+    event = assembler.attr("message_fetched") if assembler is not None else None
+    if event is not None and any(frame.name == "send_context" and frame.file.endswith(_SYNC) for frame in look.chain):
+        look.desk.add_primitive(Primitive(look.desk.id_of("thread-event", event), "thread-event", "", NAME, holders=(look.waiter_id,)))
+
+
+def _unread(look: Look) -> Sighting | None:
+    """The connection's own thread has a message, which the application has not fetched."""
+    assembler = look.frame.local("self")
+    event = assembler.attr("message_fetched") if assembler is not None else None
+    if assembler is None or event is None:
+        return None
+    state: dict[str, Plain] = {"fetched": plain(event, "_flag")}
+    return Sighting(Primitive(look.desk.id_of("thread-event", event), "thread-event", "the application to fetch a websocket's message", NAME, state), "put")
+
+
 WAITS = (
     Spot(_NEW, "recv", _message, target="websockets.asyncio.connection:Connection.recv"),
     Spot(_NEW, "drain", _drain, target="websockets.asyncio.connection:Connection.drain"),
@@ -78,4 +114,8 @@ WAITS = (
     Spot(_LEGACY, "close_connection", _end, target="websockets.legacy.protocol:WebSocketCommonProtocol.close_connection"),
     Spot(_LEGACY, "wait_closed", _end, target="websockets.legacy.protocol:WebSocketCommonProtocol.wait_closed"),
     Spot(_SYNC, "recv", _message, target="websockets.sync.connection:Connection.recv"),
+    # Up to 13 the receiving thread waits until each message is fetched.
+    Spot("/websockets/sync/messages.py", "put", _unread),
 )
+
+REQUESTS = (Spot("/websockets/sync/server.py", "conn_handler", _served, target="websockets.sync.server:serve"),)

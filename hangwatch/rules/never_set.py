@@ -38,6 +38,8 @@ def check(case: Case) -> Iterator[Finding]:
 
 def _dead_ends(primitive: Primitive) -> list[str]:
     found = [words for key, words in _DEAD_ENDS.items() if primitive.state.get(key)]
+    if primitive.state.get("response_framed") is False:
+        found.append("The response was sent without a length and not in chunks, on a connection that stays open: its client cannot see its end.")
     if primitive.kind == "job" and primitive.ready is True:
         found.append(_DEAD_ENDS["job_done"])
     if primitive.kind == "queue-join" and primitive.state.get("size") == 0:
