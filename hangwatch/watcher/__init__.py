@@ -179,7 +179,8 @@ class Watcher:
                 self.connections.open_window()
         self.loops.ended()
         by_pid: dict[int, list[ConnectionStall]] = {}
-        for connection in self.connections.tick():
+        # While its loop is blocked, that none of its requests is answered is no news.
+        for connection in self.connections.tick(self.loops.away()):
             by_pid.setdefault(connection.pid, []).append(connection)
         for pid, stalls in by_pid.items():
             worker = self.roster.workers.get(pid)
@@ -246,7 +247,7 @@ class Watcher:
             incident = dataclasses.replace(incident, snapshot=dataclasses.replace(snapshot, dropped=lost))
         key = f"{incident.snapshot.pid} {incident.fingerprint}"
         known = self._open.get(key)
-        if known is not None and time.monotonic() - known.told_at < self.config.again_after:
+        if known is not None and (not known.closed or time.monotonic() - known.told_at < self.config.again_after):
             known.incident = dataclasses.replace(known.incident, count=known.incident.count + 1, closed_at=None)
             known.stall, known.closed = stall, False
             with contextlib.suppress(HangwatchError):

@@ -180,8 +180,8 @@ class ConnectionWatch:
             for watched in self._watched.values():
                 self._seed(watched)
 
-    def tick(self) -> list[ConnectionStall]:
-        """The connections that are past the limit now and were not told before."""
+    def tick(self, but: frozenset[int] = frozenset()) -> list[ConnectionStall]:
+        """The connections that are past the limit now and were not told before; of the processes in ``but`` they are kept for later."""
         now = self.clock()
         if now < self._next_ns:
             return []
@@ -197,7 +197,7 @@ class ConnectionWatch:
             self.collector.clear()
         self.trouble = {(stall.pid, stall.fd) for stall in due}
         self._plan(now, [stall.since_ns + self.limit_ns for stall in found if stall not in due], time.perf_counter() - begun)
-        return self._fresh(due)
+        return self._fresh([stall for stall in due if stall.pid not in but])
 
     def _plan(self, now: int, due_at: list[int], took_s: float) -> None:
         least = now + int(max(SHORTEST_S, took_s * SCAN_COST * (0.1 if due_at else 1.0)) * 1e9)

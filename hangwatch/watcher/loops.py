@@ -124,6 +124,10 @@ class LoopWatch:
         """Turns over the limit that are over."""
         return self.collector.ended() if self.collector is not None else []
 
+    def away(self) -> frozenset[int]:
+        """Processes of which a loop was told and has not come back."""
+        return frozenset(pid for pid, _ in self._told)
+
     def is_away(self, pid: int, tid: int, since_ns: int) -> bool:
         """A loop that was told has not come back."""
         return self._told.get((pid, tid)) == since_ns

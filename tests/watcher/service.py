@@ -1,0 +1,92 @@
+"""An ASGI service that hangs in every way there is, and in none, by path. The port of a silent peer is in SILENT."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import threading
+import time
+
+OK = [(b"content-type", b"text/plain"), (b"content-length", b"2")]
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        return
+    await PATHS.get(scope["path"], answer)(receive, send)
+
+
+async def answer(receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": OK})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def sleeps(receive, send):
+    time.sleep(1.2)
+    await answer(receive, send)
+
+
+async def computes(receive, send):
+    end = time.monotonic() + 1.2
+    while time.monotonic() < end:
+        hashlib.sha256(b"x" * 1000).digest()
+    await answer(receive, send)
+
+
+async def locks(receive, send):
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire(timeout=1.2)
+    await answer(receive, send)
+
+
+async def parks(receive, send):
+    await asyncio.Event().wait()
+
+
+async def asks(receive, send):
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(os.environ["SILENT"]))
+    writer.write(b"PING\r\n")
+    await reader.read(1)
+
+
+async def pours(receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/octet-stream")]})
+    while True:
+        await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+
+
+async def stops_half_way(receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": b'{"half":', "more_body": True})
+    await asyncio.Event().wait()
+
+
+async def streams(receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    while True:
+        await send({"type": "http.response.body", "body": b"data: x\n\n", "more_body": True})
+        await asyncio.sleep(30)
+
+
+async def uploads(receive, send):
+    while (await receive()).get("more_body"):
+        pass
+    await answer(receive, send)
+
+
+PATHS = {
+    "/sleeps": sleeps, "/computes": computes, "/locks": locks, "/parks": parks, "/asks": asks, "/pours": pours,
+    "/half": stops_half_way, "/streams": streams, "/uploads": uploads,
+}  # fmt: skip
