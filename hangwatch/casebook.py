@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hangwatch.config import Config
 from hangwatch.ledger import Follow, Ledger
-from hangwatch.records import Incident, Stall
+from hangwatch.records import Incident, Stall, to_json
 
 if TYPE_CHECKING:
     from hangwatch.export import Exporters
@@ -70,6 +70,21 @@ class Casebook:
 
     def open(self) -> list[Open]:
         return [entry for entry in self._entries.values() if not entry.closed]
+
+    def told(self) -> list[dict[str, Any]]:
+        """The open incidents in short, as JSON values. From any thread."""
+        entries = [entry for entry in list(self._entries.values()) if not entry.closed]
+        return [
+            {
+                "id": entry.incident.id,
+                "stall": to_json(entry.incident.stall),
+                "causes": [finding.cause for finding in entry.incident.findings],
+                "title": entry.incident.findings[0].title if entry.incident.findings else "",
+                "count": entry.incident.count,
+                "opened_at": entry.incident.opened_at,
+            }
+            for entry in entries
+        ]
 
     def counted(self, incident: Incident, count: int) -> Open | None:
         """The same thing again, while it is open or was a moment ago: one incident with a higher count."""

@@ -47,14 +47,17 @@ def look(
     apart_s: float = APART_S,
     service: str = "",
     reader: RemoteReader | None = None,
+    outside: bool = False,
 ) -> Incident:
     """What hangs in process ``pid``, and why. Raises CannotLook.
 
     ``native``: py-spy shows native frames too (it stops the target for some 30 to 70 ms). ``captures`` names the evidence
-    to collect meanwhile. An incident without findings means that nothing stands still that should move.
+    to collect meanwhile. Where an agent is inside that answers, it is asked; ``outside``, and with a ``reader``, the memory is
+    read all the same. An incident without findings means that nothing stands still that should move.
     """
     with _without_collector():
-        return _look(reader or open_reader(pid), native, tuple(captures), apart_s, service or service_name(pid))
+        told = None if reader or outside else _ask(pid, native, tuple(captures), apart_s, service)
+        return told or _look(reader or open_reader(pid), native, tuple(captures), apart_s, service or service_name(pid))
 
 
 @contextlib.contextmanager
@@ -94,6 +97,33 @@ def _look(reader: RemoteReader, native: bool, captures: tuple[str, ...], apart_s
     turned = frozenset(loop for loop, turn in reader.turns().items() if turn is not None and turns.get(loop) not in (None, turn))
     stall = stall_between(earlier, now, turned, bool(kept))
     return conclude(stall, earlier, now, (*collected, *kept), service)
+
+
+def _ask(pid: int, native: bool, captures: tuple[str, ...], apart_s: float, service: str) -> Incident | None:
+    """What the agent inside says; None when there is none, or it does not answer while native code holds the GIL."""
+    from hangwatch.attach.inside import agent_of
+
+    with agent_of(pid) as agent:
+        if agent is None:
+            return None
+        from hangwatch import evidence
+        from hangwatch.attach.stalled import stall_between
+
+        try:
+            began, earlier = time.monotonic(), agent.snapshot()
+            wanted = (*captures, "py-spy") if native else captures
+            collected = evidence.collect(evidence.Target(pid, native=native, loop_native_ids=_loop_threads(earlier)), wanted) if wanted else ()
+            import hangwatch.investigate  # noqa: F401
+
+            time.sleep(max(0.0, apart_s - (time.monotonic() - began)))
+            now, known = agent.snapshot(), agent.stalls()
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+    return conclude(known[0] if known else stall_between(earlier, now), earlier, now, collected, service or service_name(pid))
+
+
+def _loop_threads(seen: Snapshot) -> tuple[int, ...]:
+    return tuple(int(loop.thread_id.partition(":")[2]) for loop in seen.loops if loop.thread_id)
 
 
 def settled(seen: Snapshot, reader: RemoteReader) -> Snapshot:

@@ -19,8 +19,9 @@ from hangwatch.records import Incident, to_json
 @click.option("--json", "as_json", is_flag=True, help="Print the incident as one JSON object.")
 @click.option("--native", is_flag=True, help="Ask py-spy for native frames too: it stops the target for some 50 ms.")
 @click.option("--watch", "watching", is_flag=True, help="Look again and again, drawn like top; q ends it.")
+@click.option("--outside", is_flag=True, help="Read the memory even where an agent inside would answer.")
 @click.option("--core", type=click.Path(exists=True, dir_okay=False), help="Read a core file (gcore's or the kernel's) in place of a process.")
-def command(target: str | None, as_json: bool, native: bool, watching: bool, core: str | None) -> int:
+def command(target: str | None, as_json: bool, native: bool, watching: bool, outside: bool, core: str | None) -> int:
     """Look at a running worker from outside: what hangs, who should have ended it, why that one does not.
 
     Its memory is read; it is not stopped, and no code runs in it. Python 3.9 to 3.15, asyncio and uvloop. A port
@@ -47,17 +48,17 @@ def command(target: str | None, as_json: bool, native: bool, watching: bool, cor
 
         return run(workers[0])
     if len(workers) == 1:
-        return _show(attaching.look(workers[0].pid, native=native), as_json)
-    return _show_worst(workers, as_json, native)
+        return _show(attaching.look(workers[0].pid, native=native, outside=outside), as_json)
+    return _show_worst(workers, as_json, native, outside)
 
 
-def _show_worst(workers: list[Worker], as_json: bool, native: bool) -> int:
+def _show_worst(workers: list[Worker], as_json: bool, native: bool, outside: bool) -> int:
     """Several workers: each is looked at, the one with the surest findings is told, the others in a line each."""
     seen: list[tuple[Worker, Incident]] = []
     refused: HangwatchError | None = None
     for worker in workers:
         try:
-            seen.append((worker, attaching.look(worker.pid, native=native)))
+            seen.append((worker, attaching.look(worker.pid, native=native, outside=outside)))
         except HangwatchError as error:
             refused = error
             click.echo(f"{worker.pid}  {error}", err=True)
