@@ -8,7 +8,6 @@ The tables are built when first asked for: a service that starts needs none of t
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,7 @@ DEADLINES: dict[str, DeadlineLook]
 def __getattr__(name: str) -> Any:
     if name not in ("MODULES", "WAITS", "REQUESTS", "HOLDS", "DEADLINES"):
         raise AttributeError(name)
-    modules = tuple(importlib.import_module(f"{__name__}.{known}") for known in NAMES)
+    modules = tuple(__import__(f"{__name__}.{known}", fromlist=("",)) for known in NAMES)
     globals().update(
         MODULES=modules,
         WAITS=_by_place(modules, "WAITS"),
