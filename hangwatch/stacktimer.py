@@ -56,6 +56,7 @@ class StackTimer:
                 faulthandler.cancel_dump_traceback_later()
             old, self._fd = self._fd, self._open(folder)
             if old >= 0:
+                _copy(old, self._fd)
                 os.close(old)
         self.beat()
 
@@ -126,3 +127,14 @@ class StackTimer:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _copy(old: int, new: int) -> None:
+    """What was written already goes along, with its time."""
+    try:
+        status = os.fstat(old)
+        if status.st_size and new >= 0:
+            os.write(new, os.pread(old, status.st_size, 0))
+            os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
+    except OSError:
+        pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,6 +27,8 @@ THREAD_NAME: Final = "hangwatch-watchdog"
 LOOK_AGAIN_NS: Final = 1_000_000_000
 #: Requests of a loop that was blocked get this long to end by themselves after it came back.
 GRACE_NS: Final = 1_000_000_000
+#: A turn of the loop that takes this many limits is a stall though its callbacks move on: nobody is served within a turn.
+LAG: Final = 4
 
 
 @dataclass(slots=True)
@@ -69,6 +72,8 @@ class Watchdog:
         self._least_ns = stalls.least_limit_ns(config)
         self._last_ns = 0
         self._cpu_ns = 0
+        #: (when, how much) this thread came late, the latest.
+        self._late: deque[tuple[int, int]] = deque(maxlen=64)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -106,6 +111,8 @@ class Watchdog:
         """One beat. ``now_ns``: monotonic."""
         late_ns = now_ns - self._last_ns - int(self.tick_s * 1e9) if self._last_ns else 0
         cpu_ns = time.process_time_ns()
+        if late_ns > self.tick_s * 1e9:
+            self._late.append((now_ns, late_ns))
         if late_ns >= self.config.loop_after * 1e9:
             self._was_silenced(now_ns, late_ns, cpu_ns - self._cpu_ns)
         self._last_ns, self._cpu_ns = now_ns, cpu_ns
@@ -175,12 +182,31 @@ class Watchdog:
             if mark.beats == pulse.beats:
                 frames = innermost_frames() if frames is None else frames
                 frame = frames.get(mark.ident)
-            if pulse.look(frame, now_ns):
-                self._came_back(pulse)
-            elif not pulse.blocked and now_ns - pulse.since_ns() >= self._loop_limit_ns(pulse, limit_ns):
-                pulse.blocked = True
-                self._report(Alarm(Stall("loop", mark.id, pulse.since_ns(), limit_ns), pulse=pulse, uncertain=not pulse.certain))
+            moves = pulse.look(frame, now_ns)
             del frame
+            since_ns = self._silent_since_ns(pulse, moves, now_ns, self._loop_limit_ns(pulse, limit_ns))
+            if since_ns is None:
+                if moves:
+                    self._came_back(pulse)
+            elif not pulse.blocked:
+                pulse.blocked = True
+                stall = Stall("loop", mark.id, since_ns, limit_ns)
+                self._report(Alarm(stall, pulse=pulse, evidence=self._delays(since_ns, now_ns), uncertain=not pulse.certain))
+
+    def _silent_since_ns(self, pulse: Pulse, moves: bool, now_ns: int, limit_ns: int) -> int | None:
+        """Since when the loop serves nobody: one callback does not end, or one turn has more of them than it can finish in time."""
+        if pulse.turn_ns is not None and now_ns - pulse.turn_ns >= LAG * limit_ns:
+            return pulse.turn_ns
+        return pulse.since_ns() if not moves and now_ns - pulse.since_ns() >= limit_ns else None
+
+    def _delays(self, since_ns: int, now_ns: int) -> list[Evidence]:
+        """What kept Python from running meanwhile: this thread came late for most of it, or garbage was collected."""
+        late_ns = max((late_ns for at_ns, late_ns in self._late if at_ns >= since_ns), default=0)
+        gc_ns = self.ledger.collected_ns(since_ns)
+        if 2 * late_ns < now_ns - since_ns and not gc_ns:
+            return []
+        data = {"late_ms": round(late_ns / 1e6) if 2 * late_ns >= now_ns - since_ns else 0, "gc_ms": round(gc_ns / 1e6)}
+        return [Evidence("watchdog", text=f"Garbage collections took {data['gc_ms']} ms; this thread was {data['late_ms']} ms late.", data=data)]
 
     def _loop_limit_ns(self, pulse: Pulse, limit_ns: int) -> int:
         """Importing the application and loading its models blocks the loop before it serves anybody: that is start-up, not a stall."""

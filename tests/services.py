@@ -44,6 +44,10 @@ async def app(scope, receive, send):
         never.set()
     elif path == "/block":
         time.sleep(1.5)
+    elif path == "/crowd":
+        for _ in range(40):
+            asyncio.get_running_loop().call_soon(time.sleep, 0.1)
+        await asyncio.sleep(0)
     elif path == "/gil":
         ctypes.PyDLL(None).usleep(1_500_000)
     elif path == "/background":
@@ -114,13 +118,16 @@ def running(tmp_path: Path, command: Callable[[int], list[str]], *, listens: boo
     port, spool, log = free_port(), tmp_path / "spool", tmp_path / "log"
     options = ["--spool", str(spool), "--stall-after", "1", "--loop-after", "0.5", "--no-pyspy"]
     line = [sys.executable, "-m", "hangwatch", "run", *options, "--", *command(port)]
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "PYTHONUNBUFFERED": "1", **environ}
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "PYTHONUNBUFFERED": "1", "HANGWATCH_DEBUG": "1", **environ}
     with open(log, "w") as out:
         process = subprocess.Popen(line, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True, start_new_session=True)
     try:
         if listens:
             _listening(port, process, log)
-        yield Service(process, port, spool, log)
+        service = Service(process, port, spool, log)
+        if listens:
+            service.get("/")  # while its start-up has not quite ended, a blocked loop is no stall
+        yield service
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
