@@ -106,8 +106,7 @@ class LoopWatch:
         found = list(self._of_programs()) if self.collector is not None else []
         found += self._of_samples()
         fresh = [stall for stall in found if self._told.get((stall.pid, stall.tid)) != stall.since_ns]
-        for stall in fresh:
-            self._told[stall.pid, stall.tid] = stall.since_ns
+        self._told = {(stall.pid, stall.tid): stall.since_ns for stall in found}
         return fresh
 
     @property
@@ -197,7 +196,6 @@ class LoopWatch:
     def _calm_down(self, seen: set[tuple[int, int]]) -> None:
         for key in set(self._suspects) - seen:
             del self._suspects[key]
-            self._told.pop(key, None)
         if not self._suspects:
             self._look_closer(False)
 
@@ -213,10 +211,7 @@ class LoopWatch:
     def _of_samples(self) -> Iterator[LoopStall]:
         now = self.clock()
         for thread in self.sampler.sample(now):
-            key = (thread.pid, thread.tid)
-            if not thread.busy_since:
-                self._told.pop(key, None)
-            elif now - thread.busy_since >= self.limit_ns:
+            if thread.busy_since and now - thread.busy_since >= self.limit_ns:
                 yield _sampled(thread, now, self.limit_ns)
 
 

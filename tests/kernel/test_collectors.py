@@ -353,25 +353,27 @@ def test_a_peer_that_was_written_to_and_is_silent(conntime):
 @needs_bpf
 @pytest.mark.parametrize("how", ["send", "writev", "sendmsg"])
 def test_what_does_not_fit_is_unsent_whatever_call_sends_it(conntime, how):
-    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
-        with listener.accept()[0] as end:
-            end.setblocking(False)
-            piece = bytes(1 << 19)
-            send = {
-                "send": lambda: end.send(piece + piece),
-                "writev": lambda: os.writev(end.fileno(), [piece, piece]),
-                "sendmsg": lambda: end.sendmsg([piece, piece]),
-            }[how]
-            with contextlib.suppress(BlockingIOError):
-                while send() == 1 << 20:
-                    pass
-            row = next(r for r in connections(conntime) if r.fd == end.fileno())
-            assert row.unsent_since
-            end.setblocking(True)
-            threading.Thread(target=lambda: [client.recv(1 << 20) for _ in iter(lambda: client.recv(1 << 16), b"")], daemon=True).start()
-            end.sendall(b"the end")
-            assert until(lambda: not next(r for r in connections(conntime) if r.fd == end.fileno()).unsent_since)
-            end.shutdown(socket.SHUT_WR)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        client = stack.enter_context(socket.create_connection(listener.getsockname()))
+        end = stack.enter_context(listener.accept()[0])
+        end.setblocking(False)
+        piece = bytes(1 << 19)
+        send = {
+            "send": lambda: end.send(piece + piece),
+            "writev": lambda: os.writev(end.fileno(), [piece, piece]),
+            "sendmsg": lambda: end.sendmsg([piece, piece]),
+        }[how]
+        with contextlib.suppress(BlockingIOError):
+            while send() == 1 << 20:
+                pass
+        row = next(r for r in connections(conntime) if r.fd == end.fileno())
+        assert row.unsent_since
+        end.setblocking(True)
+        threading.Thread(target=lambda: [client.recv(1 << 20) for _ in iter(lambda: client.recv(1 << 16), b"")], daemon=True).start()
+        end.sendall(b"the end")
+        assert until(lambda: not next(r for r in connections(conntime) if r.fd == end.fileno()).unsent_since)
+        end.shutdown(socket.SHUT_WR)
 
 
 @needs_bpf
