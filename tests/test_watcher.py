@@ -40,7 +40,9 @@ def has_uvloop():
     return subprocess.run([sys.executable, "-c", "import uvloop"], capture_output=True).returncode == 0
 
 
-@pytest.fixture(scope="module", params=["asyncio", pytest.param("uvloop", marks=pytest.mark.skipif(not has_uvloop(), reason="no uvloop here"))])
+@pytest.fixture(
+    scope="module", params=["asyncio", pytest.param("uvloop", marks=pytest.mark.skipif(not has_uvloop(), reason="no uvloop here"))]
+)
 def watched(request, tmp_path_factory):
     """(the service, what is told of it), one watcher for all tests of a loop policy."""
     with uvicorn(request.param) as service, watching(tmp_path_factory.mktemp("spool"), service.pid, full=True, heads=True) as told:
@@ -130,7 +132,11 @@ def test_an_answer_that_stops_half_way(watched, client):
     got = b""
     while b"half" not in got:
         got += asked.socket.recv(4096)
-    incident = waits_for(told, lambda i: any(c["state"] == "answer-unfinished" for e in i.evidence if e.tool == "ebpf" for c in e.data.get("connections", ())), begun)
+    incident = waits_for(
+        told,
+        lambda i: any(c["state"] == "answer-unfinished" for e in i.evidence if e.tool == "ebpf" for c in e.data.get("connections", ())),
+        begun,
+    )
     assert any(r.route == "/half" for r in incident.snapshot.requests)
 
 
@@ -209,7 +215,9 @@ def test_what_began_before_the_watcher_came(tmp_path):
             incident = waits_for(told, lambda i: i.stall.kind == "request")
             assert any(f.cause == "never-set" for f in incident.findings)
             parked.close()
-    with running([sys.executable, "-c", "import asyncio, time\nasync def f():\n    print(flush=True)\n    time.sleep(30)\nasyncio.run(f())"]) as child:
+    with running(
+        [sys.executable, "-c", "import asyncio, time\nasync def f():\n    print(flush=True)\n    time.sleep(30)\nasyncio.run(f())"]
+    ) as child:
         child.stdout.readline()
         with watching(tmp_path, child.pid) as told:
             incident = waits_for(told, lambda i: i.stall.kind == "loop")
@@ -264,8 +272,21 @@ def test_the_command_prints_one_line_and_keeps_the_incident(tmp_path):
     hostile.write_text("import asyncio, time\nasync def f():\n    await asyncio.sleep(3)\n    time.sleep(30)\nasyncio.run(f())\n")
     with running([sys.executable, str(hostile)]) as child:
         for options in ([], ["--json"]):
-            command = [sys.executable, "-m", "hangwatch", "watch", str(child.pid), "--spool", str(tmp_path / "spool"), "--loop-after", "0.3", *options]
-            watcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+            command = [
+                sys.executable,
+                "-m",
+                "hangwatch",
+                "watch",
+                str(child.pid),
+                "--spool",
+                str(tmp_path / "spool"),
+                "--loop-after",
+                "0.3",
+                *options,
+            ]
+            watcher = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            )
             timer = threading.Timer(60, watcher.kill)
             timer.start()
             line = watcher.stdout.readline()
@@ -284,5 +305,7 @@ def test_the_command_prints_one_line_and_keeps_the_incident(tmp_path):
 
 
 def test_whom_is_asked():
-    done = subprocess.run([sys.executable, "-m", "hangwatch", "watch"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-m", "hangwatch", "watch"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     assert done.returncode == 2 and "--all" in done.stderr

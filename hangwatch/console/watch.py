@@ -22,16 +22,27 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 @click.command("watch")
 @click.argument("names", nargs=-1, metavar="[PID|NAME|:PORT]…")
 @click.option("--all", "everything", is_flag=True, help="Every Python process of this host, also those that start later.")
-@click.option("--container", "containers", multiple=True, metavar="ID", help="The Python processes of a container, by its id or the beginning of it.")
+@click.option(
+    "--container", "containers", multiple=True, metavar="ID", help="The Python processes of a container, by its id or the beginning of it."
+)
 @click.option("--json", "as_json", is_flag=True, help="One Incident a line, as JSON.")
-@click.option("--rate-limit", type=click.IntRange(min=0), default=30, show_default=True, metavar="N", help="Look into at most N stalls a minute; 0: all.")
+@click.option(
+    "--rate-limit",
+    type=click.IntRange(min=0),
+    default=30,
+    show_default=True,
+    metavar="N",
+    help="Look into at most N stalls a minute; 0: all.",
+)
 @click.option("--cpu", "cpu_percent", type=float, default=1.0, show_default=True, metavar="PERCENT", help="Share of one CPU for watching.")
 @click.option("--spool", metavar="DIR", help="Where incidents are kept. [HANGWATCH_SPOOL]")
 @click.option("--otlp", metavar="URL", help="Export to this OTLP/HTTP receiver, as http://127.0.0.1:4318.")
 @click.option("--loop-after", metavar="S", help="A loop that has not come back for S seconds is blocked. [0.5]")
 @click.option("--stall-after", metavar="S", help="A request without an answer for S seconds is stalled. [10]")
 @click.option("--native", is_flag=True, help="Ask py-spy for native frames at a stall: it stops the target for some 50 ms.")
-@click.option("--full", is_flag=True, help="Follow every call on every connection, always: exact, but some microseconds a request on the whole host.")
+@click.option(
+    "--full", is_flag=True, help="Follow every call on every connection, always: exact, but some microseconds a request on the whole host."
+)
 @click.option("--heads", is_flag=True, help="With eBPF, copy method and path out of the first bytes of requests.")
 @click.option("--no-ebpf", is_flag=True, help="Do without eBPF: sample /proc.")
 def command(
@@ -64,7 +75,12 @@ def command(
 
     if not (names or everything or containers):
         raise click.UsageError("whom? hangwatch watch PID, hangwatch watch :8000, or hangwatch watch --all")
-    given: dict[str, Any] = {"spool": Path(spool).expanduser() if spool else None, "otlp": otlp, "loop_after": loop_after, "stall_after": stall_after}
+    given: dict[str, Any] = {
+        "spool": Path(spool).expanduser() if spool else None,
+        "otlp": otlp,
+        "loop_after": loop_after,
+        "stall_after": stall_after,
+    }
     config = Config.make(**{name: value for name, value in given.items() if value is not None})
     found: list[str] = []
 
@@ -115,5 +131,3 @@ def line(incident: Incident) -> str:
 def plain(text: str) -> str:
     """The text with everything a terminal might obey made visible."""
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
-
-

@@ -80,7 +80,9 @@ def render(data: dict[str, Any]) -> str:
     for thread in data["threads"]:
         parts = [("cpu", "on a CPU"), ("delay", "waiting for a CPU"), ("slept", "asleep"), ("gil", "for the GIL")]
         known = ", ".join(f"{word} {thread[f'{key}_ms']:.0f} ms" for key, word in parts if thread.get(f"{key}_ms") is not None)
-        lines.append(f"thread {thread['tid']} in {data['window_ms']:.0f} ms: {known}{'; now in ' + thread['what'] if thread['what'] else ''}")
+        lines.append(
+            f"thread {thread['tid']} in {data['window_ms']:.0f} ms: {known}{'; now in ' + thread['what'] if thread['what'] else ''}"
+        )
     if data.get("kernel_stack"):
         lines.append("in the kernel: " + " < ".join(data["kernel_stack"][:8]))
     return "\n".join(lines)

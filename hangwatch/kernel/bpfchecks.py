@@ -87,7 +87,10 @@ def explain(number: int, step: str, known: Facts) -> tuple[str, str]:
     if number == errno.ENOSYS:
         return "this kernel was built without bpf(2) (CONFIG_BPF_SYSCALL)", f"Another kernel. {FALLBACK}"
     if known.kernel < OLDEST:
-        return f"Linux {known.kernel[0]}.{known.kernel[1]} is older than 5.8, which brought what the collectors use", f"Another kernel. {FALLBACK}"
+        return (
+            f"Linux {known.kernel[0]}.{known.kernel[1]} is older than 5.8, which brought what the collectors use",
+            f"Another kernel. {FALLBACK}",
+        )
     if known.lockdown == "confidentiality" and step.startswith("PROG_LOAD"):
         return (
             "kernel lockdown is set to confidentiality: no program may read kernel memory",

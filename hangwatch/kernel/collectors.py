@@ -50,7 +50,9 @@ class Settings:
     def packed(self) -> bytes:
         found = self.offsets
         device, inode = self.namespace or (0, 0)
-        flags = (_TRANSLATE_PIDS if self.namespace else 0) | (_KERNEL_STACKS if self.kernel_stacks else 0) | (_COPY_HEADS if self.heads else 0)
+        flags = (
+            (_TRANSLATE_PIDS if self.namespace else 0) | (_KERNEL_STACKS if self.kernel_stacks else 0) | (_COPY_HEADS if self.heads else 0)
+        )
         task = (found.task_stack, found.task_state, found.task_exec_ns, found.task_delay_ns) if found else (0, 0, 0, 0)
         registers = (found.register_number, *found.register_arguments) if found else (0, 0, 0, 0)
         return rows.CONFIG.pack(self.limit_ns, device, inode, flags, os.getpid(), *task, self.registers, *registers, 0)

@@ -16,8 +16,26 @@ from hangwatch.kernel.sockets import Socket, SocketTable
 from hangwatch.kernel.syscalls import SystemCall
 
 __all__ = [
-    "Socket", "SocketTable", "SystemCall", "ThreadStat", "Throttling", "children", "cpu_throttling", "inside_ids", "listening_ports",
-    "name", "parent", "status", "system_call", "thread_call_name", "thread_cpu_ns", "thread_delay_ns", "thread_kernel_stack", "thread_ids", "thread_stat", "thread_syscall",
+    "Socket",
+    "SocketTable",
+    "SystemCall",
+    "ThreadStat",
+    "Throttling",
+    "children",
+    "cpu_throttling",
+    "inside_ids",
+    "listening_ports",
+    "name",
+    "parent",
+    "status",
+    "system_call",
+    "thread_call_name",
+    "thread_cpu_ns",
+    "thread_delay_ns",
+    "thread_ids",
+    "thread_kernel_stack",
+    "thread_stat",
+    "thread_syscall",
     "thread_wchan",
 ]  # fmt: skip
 

@@ -9,7 +9,6 @@ What neither can tell from outside: which of many HTTP/2 requests on one connect
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 from collections.abc import Callable
@@ -18,18 +17,15 @@ from dataclasses import dataclass, field
 from hangwatch.kernel import files, procfs, sockdiag
 from hangwatch.kernel.bpf import BpfError
 from hangwatch.kernel.collectors import ConnTime
-from hangwatch.kernel.rows import CLIENT, SEEDED, SERVER, TLS, UPGRADED, WAITS, ConnectionRow, Heads
+from hangwatch.kernel.rows import CLIENT, SEEDED, SERVER, TLS, WAITS, ConnectionRow, Heads
 from hangwatch.kernel.sockets import SocketTable
+from hangwatch.watcher.states import HALF_ANSWERED, NOT_READING, PENDING, TROUBLE, UPSTREAM, classify, request_line
 
 #: How long the program stays attached after something was suspected: some requests' time.
 WINDOW_S = 30.0
 #: Between two scans: at most, at least, and at least as a multiple of what one costs. A connection that is on its way to the limit is
 #: looked at again when it gets there.
 SCAN_S, SHORTEST_S, SCAN_COST = 1.0, 0.1, 100.0
-
-#: States that are somebody's trouble. The others are healthy or the client's own fault.
-PENDING, NOT_READING, HALF_ANSWERED, UPSTREAM = "request-pending", "client-not-reading", "answer-unfinished", "upstream-silent"
-TROUBLE = frozenset((PENDING, NOT_READING, HALF_ANSWERED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,71 +44,6 @@ class ConnectionStall:
     tls: bool = False
     request: str = ""
     observer: str = "sock_diag"
-
-
-def classify(row: ConnectionRow, heads: Heads, now_ns: int, limit_ns: int) -> str:
-    """One word for a connection's state. ``heads`` may be empty: then what needs HTTP to be told apart is not told.
-
-    Server: ``websocket``, ``client-not-reading``, ``sending``, ``receiving``, ``request-incomplete``, ``request-pending``, ``event-stream``,
-    ``answer-unfinished``, ``idle``. Client: ``upstream-silent``, ``idle``.
-    """
-    if row.role == CLIENT:
-        return UPSTREAM if row.waits and now_ns - row.waits_since > limit_ns else "idle"
-    if row.flags & UPGRADED:
-        return "websocket"
-    if row.unsent_since:
-        return NOT_READING if now_ns - max(row.unsent_since, row.sent_at) > limit_ns else "sending"
-    if row.waits:
-        if now_ns - row.received_at <= limit_ns:
-            return "receiving"
-        return "request-incomplete" if _is_incomplete(row, heads.request) else PENDING
-    if row.sent_at and heads.answer.startswith(b"HTTP/1."):
-        return _of_answer(row, heads, now_ns, limit_ns)
-    return "idle"
-
-
-def _of_answer(row: ConnectionRow, heads: Heads, now_ns: int, limit_ns: int) -> str:
-    answer = heads.answer
-    end = answer.find(b"\r\n\r\n")
-    if heads.request.startswith(b"HEAD ") or answer[9:12] in (b"204", b"304"):
-        return "idle"
-    if (_header(answer, b"content-type") or b"").startswith(b"text/event-stream"):
-        return "event-stream"
-    length = _header(answer, b"content-length")
-    if length is not None and length.isdigit() and end >= 0:
-        done = row.answer_bytes >= end + 4 + int(length)
-    elif (_header(answer, b"transfer-encoding") or b"").endswith(b"chunked"):
-        done = heads.tail.endswith(b"0\r\n\r\n")
-    else:
-        # The head is longer than what was kept, or the answer ends with the connection.
-        return "idle"
-    return "idle" if done or now_ns - row.sent_at <= limit_ns else HALF_ANSWERED
-
-
-def _is_incomplete(row: ConnectionRow, request: bytes) -> bool:
-    """The client announced more than it has sent: it is the client that is waited for."""
-    end = request.find(b"\r\n\r\n")
-    length = _header(request, b"content-length")
-    if length is not None and length.isdigit() and end >= 0:
-        return row.request_bytes < end + 4 + int(length)
-    if (_header(request, b"transfer-encoding") or b"").endswith(b"chunked"):
-        return False
-    # Not even its head has come, if this is HTTP at all.
-    return end < 0 and row.request_bytes < len(request) and _METHOD.match(request) is not None
-
-
-_METHOD = re.compile(rb"(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) ")
-
-
-def _header(head: bytes, name: bytes) -> bytes | None:
-    found = re.search(rb"\r\n" + re.escape(name) + rb":[ \t]*([^\r\n\0]*)\r\n", head, re.IGNORECASE)
-    return found[1].strip().lower() if found else None
-
-
-def request_line(head: bytes) -> str:
-    """``GET /path`` without its query string and with what a terminal may obey made visible; "" for what is no HTTP."""
-    match = re.match(rb"([A-Z]{3,7}) (/[^ ?#\r\n\0]{0,200})", head)
-    return ascii(match[0].decode("latin-1"))[1:-1] if match else ""
 
 
 @dataclass(slots=True)
@@ -239,7 +170,18 @@ class ConnectionWatch:
             local, peer = (here.local, here.peer) if here is not None else ("", "")
             found.append(
                 ConnectionStall(
-                    row.pid, row.fd, state, since, now, local, peer, row.received, row.sent, bool(row.flags & TLS), request_line(heads.request), "eBPF"
+                    row.pid,
+                    row.fd,
+                    state,
+                    since,
+                    now,
+                    local,
+                    peer,
+                    row.received,
+                    row.sent,
+                    bool(row.flags & TLS),
+                    request_line(heads.request),
+                    "eBPF",
                 )
             )
         return found, known
@@ -255,7 +197,16 @@ class ConnectionWatch:
                 here = table.socket(row.fd)
                 found.append(
                     ConnectionStall(
-                        pid, row.fd, UPSTREAM, row.waits_since, now, here.local if here else "", here.peer if here else "", row.received, row.sent, observer="eBPF"
+                        pid,
+                        row.fd,
+                        UPSTREAM,
+                        row.waits_since,
+                        now,
+                        here.local if here else "",
+                        here.peer if here else "",
+                        row.received,
+                        row.sent,
+                        observer="eBPF",
                     )
                 )
         return found
@@ -299,7 +250,15 @@ class ConnectionWatch:
                 if diagnosis.local_port in watched.ports:
                     found.append(
                         ConnectionStall(
-                            watched.pid, fd, state, since, now, diagnosis.local, diagnosis.peer, diagnosis.received, diagnosis.sent or diagnosis.acked
+                            watched.pid,
+                            fd,
+                            state,
+                            since,
+                            now,
+                            diagnosis.local,
+                            diagnosis.peer,
+                            diagnosis.received,
+                            diagnosis.sent or diagnosis.acked,
                         )
                     )
         return found

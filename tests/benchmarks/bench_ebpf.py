@@ -150,9 +150,15 @@ def under_wrk() -> list[dict[str, object]]:
         rate, cost = statistics.median(rates), statistics.median(extra)
         base = [statistics.median(row["none"][column] for row in rounds) for column in (0, 1)]
         low, high = interval(extra)
-        found.append(row_of(f"{name} tier, hello world under wrk", "requests/s", base[0] * rate, base[0], rate, f">= {rate_budget}", rate >= rate_budget))
+        found.append(
+            row_of(
+                f"{name} tier, hello world under wrk", "requests/s", base[0] * rate, base[0], rate, f">= {rate_budget}", rate >= rate_budget
+            )
+        )
         budget = f"at most +{cost_budget:g} (here {cost:+.2f}, 95 % {low:+.2f} to {high:+.2f})"
-        found.append(row_of(f"{name} tier, CPU per request", "µs", base[1] + cost, base[1], 1 + cost / base[1], budget, cost <= cost_budget))
+        found.append(
+            row_of(f"{name} tier, CPU per request", "µs", base[1] + cost, base[1], 1 + cost / base[1], budget, cost <= cost_budget)
+        )
     return found
 
 
@@ -176,7 +182,15 @@ def own_calls() -> dict[str, object]:
     finally:
         collector.close()
     extra = min(with_ns) - min(without_ns)
-    return row_of("epoll tier, a system call of others", "ns", min(with_ns), min(without_ns), min(with_ns) / min(without_ns), "at most +20", extra <= 20)
+    return row_of(
+        "epoll tier, a system call of others",
+        "ns",
+        min(with_ns),
+        min(without_ns),
+        min(with_ns) / min(without_ns),
+        "at most +20",
+        extra <= 20,
+    )
 
 
 def call_ns(call: Callable[[], object]) -> float:
@@ -208,7 +222,9 @@ def watcher_itself() -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory() as folder:
         service = Service(Path(folder))
         command = [sys.executable, "-m", "hangwatch", "watch", str(service.process.pid), "--spool", str(Path(folder) / "spool")]
-        watcher = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        watcher = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             time.sleep(3)
             before = cpu_s(watcher.pid)
@@ -245,7 +261,9 @@ def to_the_line() -> dict[str, object]:
     """From the limit of a blocked loop to the incident's line, looked into and stored."""
     late = []
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "blocks.py").write_text(_APP.replace("served += 1", 'import time; scope["path"] == "/block" and time.sleep(1.5)\n    served += 1'))
+        (Path(folder) / "blocks.py").write_text(
+            _APP.replace("served += 1", 'import time; scope["path"] == "/block" and time.sleep(1.5)\n    served += 1')
+        )
         counter = Path(folder) / "requests"
         counter.write_bytes(bytes(8))
         port = free_port()
@@ -274,11 +292,27 @@ def to_the_line() -> dict[str, object]:
 
 
 def budget_row(name: str, unit: str, value: float, most: float) -> dict[str, object]:
-    return {"name": name, "unit": unit, "with": round(value, 2), "without": None, "ratio": None, "budget": f"<= {most:g}", "ok": value <= most}
+    return {
+        "name": name,
+        "unit": unit,
+        "with": round(value, 2),
+        "without": None,
+        "ratio": None,
+        "budget": f"<= {most:g}",
+        "ok": value <= most,
+    }
 
 
 def row_of(name: str, unit: str, with_it: float, without: float, ratio: float, budget: str, ok: bool) -> dict[str, object]:
-    return {"name": name, "unit": unit, "with": round(with_it, 1), "without": round(without, 1), "ratio": round(ratio, 3), "budget": budget, "ok": ok}
+    return {
+        "name": name,
+        "unit": unit,
+        "with": round(with_it, 1),
+        "without": round(without, 1),
+        "ratio": round(ratio, 3),
+        "budget": budget,
+        "ok": ok,
+    }
 
 
 def measure() -> list[dict[str, object]]:

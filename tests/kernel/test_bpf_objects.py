@@ -148,12 +148,16 @@ def test_the_kernel_tells_where_things_are():
     # A process id lies after its state and before the end; comm is 16 bytes.
     assert 0 < types.offset(task, "pid") < types.bytes_of(task)
     assert found.task_stack and found.task_exec_ns and len(set(found.register_arguments)) == 3
-    assert types.offset(task, "se.sum_exec_runtime") == types.offset(task, "se") + types.offset(types.structure("sched_entity"), "sum_exec_runtime")
+    assert types.offset(task, "se.sum_exec_runtime") == types.offset(task, "se") + types.offset(
+        types.structure("sched_entity"), "sum_exec_runtime"
+    )
     assert types.offset(task, "no_such_member") is None
     assert types.structure("no_such_structure") is None
 
 
-@pytest.mark.skipif(shutil.which("clang") is None or not os.path.exists("/usr/include/bpf/bpf_helpers.h"), reason="no clang with libbpf's headers")
+@pytest.mark.skipif(
+    shutil.which("clang") is None or not os.path.exists("/usr/include/bpf/bpf_helpers.h"), reason="no clang with libbpf's headers"
+)
 def test_the_sources_give_the_committed_objects(tmp_path):
     done = subprocess.run(["make", "-s", "-C", str(COLLECTORS), f"OUT={tmp_path}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

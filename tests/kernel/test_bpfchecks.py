@@ -122,5 +122,3 @@ os.execv(sys.argv[2], sys.argv[2:])
 def test_a_seccomp_profile_is_named():
     number = {"x86_64": "321"}.get(os.uname().machine, "280")
     assert "seccomp" in run(sys.executable, "-c", SECCOMP, number, sys.executable, "-c")["ebpf"]
-
-

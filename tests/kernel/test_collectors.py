@@ -335,8 +335,9 @@ def test_a_question_waits_until_its_answer(conntime):
         assert conntime.heads(row).answer.startswith(b"HTTP/1.1 200 OK") and conntime.heads(row).tail.endswith(b"ok")
         told = until(conntime.answered)
         assert any(r.fd == row.fd and r.role == rows.SERVER for _, r in told)
-        fd = row.fd
-    until(lambda: not any(r.fd == fd and r.role == rows.SERVER for r in connections(conntime)))
+        client.close()
+        # The server closes its end too, and the row goes with it.
+        until(lambda: not any(r.fd == row.fd and r.role == rows.SERVER for r in connections(conntime)))
 
 
 @needs_bpf

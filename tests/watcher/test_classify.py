@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hangwatch.kernel.rows import CLIENT, SERVER, TLS, UPGRADED, WAITS, ConnectionRow, Heads
-from hangwatch.watcher.connections import classify, request_line
+from hangwatch.watcher.states import classify, request_line
 
 S = 1_000_000_000
 NOW, LIMIT = 1000 * S, 10 * S
@@ -37,8 +37,16 @@ CASES = {
     "an upload that still moves": (row(flags=WAITS, waits=60, received=2, request_bytes=HEAD + 10), post(1000), "receiving"),
     "an upload whose client stopped": (row(flags=WAITS, waits=60, received=50, request_bytes=HEAD + 10), post(1000), "request-incomplete"),
     "an upload that is complete": (row(flags=WAITS, waits=60, received=50, request_bytes=HEAD + 1000), post(1000), "request-pending"),
-    "half a request line": (row(flags=WAITS, waits=60, received=50, request_bytes=9), Heads(b"GET /items".ljust(128, b"\0")), "request-incomplete"),
-    "bytes of another protocol": (row(flags=WAITS, waits=60, received=50, request_bytes=9), Heads(b"\x00\x01".ljust(128, b"\0")), "request-pending"),
+    "half a request line": (
+        row(flags=WAITS, waits=60, received=50, request_bytes=9),
+        Heads(b"GET /items".ljust(128, b"\0")),
+        "request-incomplete",
+    ),
+    "bytes of another protocol": (
+        row(flags=WAITS, waits=60, received=50, request_bytes=9),
+        Heads(b"\x00\x01".ljust(128, b"\0")),
+        "request-pending",
+    ),
     "keep-alive": (row(received=60, sent=60, answer_bytes=43), answer(b"content-length: 5", b"hello"), "idle"),
     "answered to the last byte": (row(received=60, sent=60, answer_bytes=43), answer(b"content-length: 5"), "idle"),
     "the answer's body is missing": (row(received=60, sent=60, answer_bytes=30), answer(b"content-length: 5"), "answer-unfinished"),

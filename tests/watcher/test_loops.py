@@ -8,14 +8,16 @@ import os
 import pytest
 
 from hangwatch.kernel.rows import LoopRow, Sleep
-from hangwatch.watcher import capture
+from hangwatch.watcher import facts
 from hangwatch.watcher.loops import CALM_S, SAMPLE_S, LoopStall, LoopWatch
 from hangwatch.watcher.sampling import Sampled, Sampler
 
 MS = 1_000_000
 LIMIT_NS = 500 * MS
 PID, TID = 2**22 + 5, 2**22 + 6
-IDLE = LoopRow(PID, TID, 3, idle_since=1, busy_since=0, polled_at=0, exec_ns=0, delay_ns=0, now=None, slept_ns=0, gil_ns=0, longest=None, sleeps=0)
+IDLE = LoopRow(
+    PID, TID, 3, idle_since=1, busy_since=0, polled_at=0, exec_ns=0, delay_ns=0, now=None, slept_ns=0, gil_ns=0, longest=None, sleeps=0
+)
 
 
 class Kernel:
@@ -195,6 +197,6 @@ STALL = LoopStall(PID, TID, 0, 1000 * MS, cpu_ns=10 * MS, delay_ns=0, slept_ns=9
 )
 def test_where_the_time_went(changes, verdict):
     stall = dataclasses.replace(STALL, **changes)
-    assert capture.verdict(stall) == verdict
-    said = capture.loop_evidence(stall)
+    assert facts.verdict(stall) == verdict
+    said = facts.loop_evidence(stall)
     assert said.data["verdict"] == verdict and said.error is None and "1000 ms ago" in said.text

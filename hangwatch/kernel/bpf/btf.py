@@ -17,7 +17,21 @@ _MAGIC = 0xEB9F
 _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM = 1, 2, 3, 4, 5, 6
 _TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _VAR, _DATASEC, _TYPE_TAG = 8, 9, 10, 11, 14, 15, 18
 #: What follows a type's 12 bytes: a fixed number, or so many for each of its members.
-_FIXED = {_INT: 4, _ARRAY: 12, _VAR: 4, 17: 4, _PTR: 0, 7: 0, _TYPEDEF: 0, _VOLATILE: 0, _CONST: 0, _RESTRICT: 0, 12: 0, 16: 0, _TYPE_TAG: 0}
+_FIXED = {
+    _INT: 4,
+    _ARRAY: 12,
+    _VAR: 4,
+    17: 4,
+    _PTR: 0,
+    7: 0,
+    _TYPEDEF: 0,
+    _VOLATILE: 0,
+    _CONST: 0,
+    _RESTRICT: 0,
+    12: 0,
+    16: 0,
+    _TYPE_TAG: 0,
+}
 _EACH = {_STRUCT: 12, _UNION: 12, _ENUM: 8, 13: 8, _DATASEC: 12, 19: 12}
 _ALIASES = (_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG)
 _HEAD = struct.Struct("<III")

@@ -86,7 +86,11 @@ class Map:
 
     def _room(self, entries: int) -> _Buffers:
         """Made once: a map is read many times a second."""
-        return ctypes.create_string_buffer(entries * self.spec.key_bytes), ctypes.create_string_buffer(entries * self.spec.value_bytes), entries
+        return (
+            ctypes.create_string_buffer(entries * self.spec.key_bytes),
+            ctypes.create_string_buffer(entries * self.spec.value_bytes),
+            entries,
+        )
 
     def _batch(self, attributes: bytes) -> tuple[int, bool]:
         """How many entries came (-1: not enough room) and whether there are more."""

@@ -1,0 +1,76 @@
+"""What a connection's row means: pure, and with as little HTTP as will do."""
+
+from __future__ import annotations
+
+import re
+
+from hangwatch.kernel.rows import CLIENT, UPGRADED, ConnectionRow, Heads
+
+#: States that are somebody's trouble. The others are healthy or the client's own fault.
+PENDING, NOT_READING, HALF_ANSWERED, UPSTREAM = "request-pending", "client-not-reading", "answer-unfinished", "upstream-silent"
+TROUBLE = frozenset((PENDING, NOT_READING, HALF_ANSWERED))
+
+
+def classify(row: ConnectionRow, heads: Heads, now_ns: int, limit_ns: int) -> str:
+    """One word for a connection's state. ``heads`` may be empty: then what needs HTTP to be told apart is not told.
+
+    Server: ``websocket``, ``client-not-reading``, ``sending``, ``receiving``, ``request-incomplete``, ``request-pending``, ``event-stream``,
+    ``answer-unfinished``, ``idle``. Client: ``upstream-silent``, ``idle``.
+    """
+    if row.role == CLIENT:
+        return UPSTREAM if row.waits and now_ns - row.waits_since > limit_ns else "idle"
+    if row.flags & UPGRADED:
+        return "websocket"
+    if row.unsent_since:
+        return NOT_READING if now_ns - max(row.unsent_since, row.sent_at) > limit_ns else "sending"
+    if row.waits:
+        if now_ns - row.received_at <= limit_ns:
+            return "receiving"
+        return "request-incomplete" if _is_incomplete(row, heads.request) else PENDING
+    if row.sent_at and heads.answer.startswith(b"HTTP/1."):
+        return _of_answer(row, heads, now_ns, limit_ns)
+    return "idle"
+
+
+def _of_answer(row: ConnectionRow, heads: Heads, now_ns: int, limit_ns: int) -> str:
+    answer = heads.answer
+    end = answer.find(b"\r\n\r\n")
+    if heads.request.startswith(b"HEAD ") or answer[9:12] in (b"204", b"304"):
+        return "idle"
+    if (_header(answer, b"content-type") or b"").startswith(b"text/event-stream"):
+        return "event-stream"
+    length = _header(answer, b"content-length")
+    if length is not None and length.isdigit() and end >= 0:
+        done = row.answer_bytes >= end + 4 + int(length)
+    elif (_header(answer, b"transfer-encoding") or b"").endswith(b"chunked"):
+        done = heads.tail.endswith(b"0\r\n\r\n")
+    else:
+        # The head is longer than what was kept, or the answer ends with the connection.
+        return "idle"
+    return "idle" if done or now_ns - row.sent_at <= limit_ns else HALF_ANSWERED
+
+
+def _is_incomplete(row: ConnectionRow, request: bytes) -> bool:
+    """The client announced more than it has sent: it is the client that is waited for."""
+    end = request.find(b"\r\n\r\n")
+    length = _header(request, b"content-length")
+    if length is not None and length.isdigit() and end >= 0:
+        return row.request_bytes < end + 4 + int(length)
+    if (_header(request, b"transfer-encoding") or b"").endswith(b"chunked"):
+        return False
+    # Not even its head has come, if this is HTTP at all.
+    return end < 0 and row.request_bytes < len(request) and _METHOD.match(request) is not None
+
+
+_METHOD = re.compile(rb"(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) ")
+
+
+def _header(head: bytes, name: bytes) -> bytes | None:
+    found = re.search(rb"\r\n" + re.escape(name) + rb":[ \t]*([^\r\n\0]*)\r\n", head, re.IGNORECASE)
+    return found[1].strip().lower() if found else None
+
+
+def request_line(head: bytes) -> str:
+    """``GET /path`` without its query string and with what a terminal may obey made visible; "" for what is no HTTP."""
+    match = re.match(rb"([A-Z]{3,7}) (/[^ ?#\r\n\0]{0,200})", head)
+    return ascii(match[0].decode("latin-1"))[1:-1] if match else ""
