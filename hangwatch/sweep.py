@@ -1,6 +1,7 @@
-"""Requests of servers without hooks (aiohttp, hypercorn, gunicorn's own worker): found in the frames of tasks, now and then.
+"""Requests of servers without hooks (aiohttp, hypercorn, gunicorn's own workers, websockets' threads), and websockets that wait for
+what nobody should wait for long: found in the frames of tasks and threads, now and then.
 
-Only where such a server is imported, at most four times within the limit of a request, and never for more than a fiftieth of the
+Only where such a server is imported or such a websocket lives, at most four times within the limit of a request, and never for more than a fiftieth of the
 time. When a request began is not known then: when it was first seen is.
 """
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hangwatch import stalls
 from hangwatch.config import Config
+from hangwatch.integrations import uvicorn_hooks
 from hangwatch.ledger import Follow, Ledger
 from hangwatch.records import FOREVER, Request
 
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
     from hangwatch.reading.view import FrameView, TaskView
 
 #: Modules that only a process that serves by them imports.
-SERVERS: Final = ("aiohttp.web_protocol", "hypercorn.asyncio", "gunicorn.asgi.protocol", "websockets.sync.server")
+SERVERS: Final = ("aiohttp.web_protocol", "hypercorn.asyncio", "gunicorn.asgi.protocol")
+#: Those whose requests are worked on by threads.
+THREADED: Final = ("websockets.sync.server", "gunicorn.workers.gthread", "gunicorn.workers.sync")
 #: What a connection that may live for ever (a websocket) cannot rightly wait for as long as a request may take.
 NOT_PATIENT: Final = ("lock", "semaphore", "pool", "limiter", "thread-lock", "thread", "import-lock")
 #: A request shows in the outermost frames of its task.
@@ -44,7 +48,10 @@ class Sweep:
         self._waits: dict[str, str] = {}
 
     def wanted(self) -> bool:
-        return any(name in sys.modules for name in SERVERS)
+        """Also where a websocket has lived for longer than a request may: the ledger does not tell such ones apart."""
+        if any(name in sys.modules for name in (*SERVERS, *THREADED)):
+            return True
+        return any(uvicorn_hooks.endless(subject) for subject in list(self.ledger.followed))
 
     def look(self, now_ns: int) -> list[Follow]:
         """Requests that have passed their limit since the last look, oldest first."""
@@ -96,7 +103,7 @@ class Sweep:
             requests_of(chain[:FRAMES], desk, f"task:{task.id:x}", task)
             self._note_wait(chain, desk, f"task:{task.id:x}", task)
             reader.slice()
-        if "websockets.sync.server" in sys.modules:
+        if any(name in sys.modules for name in THREADED):
             for thread in reader.threads():
                 chain = thread.frames()
                 requests_of(chain[:FRAMES], desk, f"thread:{thread.native_id}", None)
@@ -107,7 +114,7 @@ class Sweep:
         found = [
             request if request.task_id is not None else replace(request, task_id=workers.get(request.id))
             for request in desk.requests.values()
-            if request.id not in hooked and (not _may_last(request) or request.id in self._waits)
+            if (request.id in self._waits if _may_last(request) else request.id not in hooked)
         ]
         return [*found, *self._endless({request.connection_id for request in found})]
 

@@ -1,6 +1,6 @@
 """gunicorn's own ASGI worker (25 and later): requests, their bodies, clients that do not read, idle connections.
 
-Its master and its synchronous workers run no loop and have nothing to park.
+Of its synchronous and its threaded worker: which request a thread works on. Its master has nothing to park.
 """
 
 from __future__ import annotations
@@ -64,6 +64,22 @@ def _request(look: Look) -> Request | None:
         look.desk.id_of("connection", protocol),
         look.waiter_id,
         complete if isinstance(complete, bool) else None,
+    )
+
+
+def _thread_request(look: Look) -> Request | None:
+    request, connection = look.frame.local("req"), look.frame.local("conn") or look.frame.local("client")
+    method, path = plain(request, "method"), plain(request, "path")
+    if request is None or not isinstance(method, str) or not isinstance(path, str):
+        return None
+    return Request(
+        id=look.desk.id_of("request", request),
+        connection_id=look.desk.id_of("connection", connection) if connection is not None else None,
+        task_id=look.waiter_id,
+        method=method,
+        route=path,
+        since_ns=None,
+        phase="app",
     )
 
 
@@ -164,4 +180,6 @@ WAITS = (
 REQUESTS = (
     Spot(_FILE, "_handle_connection", _connection, target=f"{_MODULE}:ASGIProtocol._handle_connection"),
     Spot(_FILE, "_handle_http_request", _request, target=f"{_MODULE}:ASGIProtocol._handle_http_request"),
+    Spot("/gunicorn/workers/gthread.py", "handle_request", _thread_request, target="gunicorn.workers.gthread:ThreadWorker.handle_request"),
+    Spot("/gunicorn/workers/sync.py", "handle_request", _thread_request, target="gunicorn.workers.sync:SyncWorker.handle_request"),
 )

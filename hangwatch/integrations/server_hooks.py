@@ -29,6 +29,8 @@ PHASES: Final = (
 THREADED: Final = (
     ("websockets.sync.server", "Server", "serve_forever"),
     ("websockets.sync.server", "WebSocketServer", "serve_forever"),
+    ("gunicorn.workers.gthread", "ThreadWorker", "run"),
+    ("gunicorn.workers.sync", "SyncWorker", "run"),
 )
 
 

@@ -118,4 +118,5 @@ WAITS = (
     Spot("/websockets/sync/messages.py", "put", _unread),
 )
 
-REQUESTS = (Spot("/websockets/sync/server.py", "conn_handler", _served, target="websockets.sync.server:serve"),)
+#: A function inside of ``serve``, whose name changed.
+REQUESTS = tuple(Spot("/websockets/sync/server.py", name, _served, target="websockets.sync.server:serve") for name in ("conn_handler", "sock_handler"))

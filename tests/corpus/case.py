@@ -52,6 +52,12 @@ class Case:
         return fixed if self.fixed and fixed.exists() else self.folder / "requirements.txt"
 
     @property
+    def python(self) -> str:
+        """Where it is the interpreter that fixes it, ``python_fixed`` says which."""
+        version = str(self.truth.get("python", "3.11"))
+        return str(self.truth.get("python_fixed", version)) if self.fixed else version
+
+    @property
     def has_fixed(self) -> bool:
         return (self.folder / "requirements-fixed.txt").exists() or (self.folder / "app_fixed.py").exists()
 
@@ -77,7 +83,7 @@ def interpreter(version: str) -> str:
 def environment(case: Case) -> Path:
     """The interpreter of a venv with the case's own pinned packages and hangwatch beside them. Built once."""
     wanted = case.requirements.read_text() if case.requirements.exists() else ""
-    version = case.truth.get("python", "3.11")
+    version = case.python
     project = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[0]
     home = VENVS / hashlib.sha1(f"{version}\n{wanted}\n{project}".encode()).hexdigest()[:12]
     python = home / "bin" / "python"
