@@ -94,11 +94,13 @@ class Watchdog:
     def _run(self) -> None:
         self._last_ns = time.monotonic_ns()
         self._cpu_ns = time.process_time_ns()
-        while not self._stop.wait(self.tick_s):
+        while True:
             try:
                 self.tick(time.monotonic_ns())
             except Exception as error:  # the next tick may do better; the service must not notice
                 self._fault(error)
+            if self._stop.wait(self.tick_s):
+                break
         if self.timer is not None:
             self.timer.stop()
 
