@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 
@@ -39,6 +40,40 @@ def handler(connection):
 with serve(handler, "127.0.0.1", int(sys.argv[1])) as server:
     server.serve_forever()
 """
+
+#: By each server: a websocket that takes a lock for as long as the other one likes.
+AIOHTTP = """
+import asyncio, sys
+from aiohttp import web
+lock = asyncio.Lock()
+async def chat(request):
+    ws = web.WebSocketResponse()
+    await ws.prepare(request)
+    await ws.receive()
+    async with lock:
+        await ws.receive()
+    return ws
+app = web.Application()
+app.add_routes([web.get("/chat", chat)])
+web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+"""
+ASGI = """
+import asyncio
+lock = asyncio.Lock()
+async def app(scope, receive, send):
+    if scope["type"] != "websocket":
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    await receive()
+    async with lock:
+        await receive()
+"""
+CHATS = {
+    "aiohttp": (AIOHTTP, lambda port: [sys.executable, "served.py", str(port)]),
+    "hypercorn": (ASGI, lambda port: [sys.executable, "-m", "hypercorn", "-b", f"127.0.0.1:{port}", "served:app"]),
+    "uvicorn": (ASGI, lambda port: [sys.executable, "-m", "uvicorn", "--port", str(port), "--ws", "websockets-sansio", "served:app"]),
+}
 
 CLEANUP = """
 import asyncio, sys
@@ -92,7 +127,30 @@ def test_websockets_threads_that_wait_for_a_lock(tmp_path):
             (request,) = [r for r in told["snapshot"]["requests"] if r["id"] == told["stall"]["subject_id"]]
             assert (request["method"], request["task_id"].split(":")[0]) == ("WEBSOCKET", "thread")
             assert "handler" in str(told["findings"][0]["culprit"])
-            first.send("bye")
+            for one in (first, second):  # whichever has it
+                one.send("bye")
+            service.until(lambda found: found[0]["closed_at"] is not None)
+
+
+@pytest.mark.parametrize("server", CHATS)
+def test_websockets_may_be_idle_but_not_wait_for_a_lock(tmp_path, server):
+    client = pytest.importorskip("websockets.sync.client")
+    pytest.importorskip(server)
+    source, command = CHATS[server]
+    (tmp_path / "served.py").write_text(source)
+    with running(tmp_path, command) as service:
+        url = f"ws://127.0.0.1:{service.port}/chat"
+        with client.connect(url) as first, client.connect(url) as second:
+            time.sleep(2.5)
+            assert service.incidents() == []
+            first.send("hello")
+            second.send("hello")
+            (told,) = service.until(lambda found: bool(found))
+            (request,) = [r for r in told["snapshot"]["requests"] if r["id"] == told["stall"]["subject_id"]]
+            assert (request["method"], request["route"]) == ("WEBSOCKET", "/chat")
+            assert told["findings"][0]["cause"] == "holder-stuck"
+            for one in (first, second):  # whichever has it
+                one.send("bye")
             service.until(lambda found: found[0]["closed_at"] is not None)
 
 

@@ -53,14 +53,17 @@ def _request(request: ObjectView, handler: ObjectView, desk: Desk, task_id: str 
     payload = request.attr("_payload")
     complete = plain(payload, "_eof") if payload is not None and "Empty" not in payload.type_name else True
     method = plain(request, "_method")
+    # What reads the frames of a websocket is set when its handshake is done.
+    parser = handler.attr("_payload_parser")
+    upgraded = parser is not None and "WebSocketReader" in parser.type_name
     return Request(
         id=desk.id_of("request", request),
         connection_id=desk.id_of("connection", handler),
         task_id=task_id,
-        method=method if isinstance(method, str) else "",
+        method="WEBSOCKET" if upgraded else method if isinstance(method, str) else "",
         route=route_of(request),
         since_ns=None,
-        phase="app" if complete is not False else "body",
+        phase="responding" if upgraded else "app" if complete is not False else "body",
         body_complete=complete if isinstance(complete, bool) else None,
     )
 
@@ -180,7 +183,15 @@ def _answer(look: Look) -> Sighting | None:
     protocol = response.attr("_protocol")
     state = transport_state(protocol.attr("transport") if protocol is not None else None)
     label = f"the answer of peer {where or state.get('address') or '(unknown)'}"
-    return Sighting(Primitive(look.desk.id_of("peer", response), "peer", label, NAME, _known({**state, "host": where})), "start")
+    return Sighting(Primitive(look.desk.id_of("peer", response), "peer", label, NAME, _known({**state, "host": where, "limit_s": _limit_s(look)})), "start")
+
+
+def _limit_s(look: Look) -> float | int | None:
+    """The client's own limit for the whole exchange; 300 s where nobody chose one."""
+    outer = next((frame for frame in reversed(look.chain[: look.index]) if frame.name == "_request" and frame.file.endswith("/aiohttp/client.py")), None)
+    limits = outer.local("real_timeout") if outer is not None else None
+    total = plain(limits, "total")
+    return total if isinstance(total, (int, float)) else None
 
 
 def connector_primitive(connector: ObjectView, desk: Desk) -> Primitive:

@@ -49,7 +49,7 @@ def _handle(look: Look) -> Request | None:
     protocol = _owner(stream.attr("send"))
     complete = _body_complete(protocol)
     state = plain(stream.attr("state"), "_name_")
-    phases = {"RESPONSE": "responding", "TRAILERS": "responding", "CLOSED": "background"}
+    phases = {"CONNECTED": "responding", "RESPONSE": "responding", "TRAILERS": "responding", "CLOSED": "background"}
     _receives(look, complete)
     return asgi.request_of(
         look.desk.id_of("request", stream),
