@@ -49,7 +49,7 @@ class Sweep:
 
     def wanted(self) -> bool:
         """Also where a websocket has lived for longer than a request may: the ledger does not tell such ones apart."""
-        if any(name in sys.modules for name in (*SERVERS, *THREADED)):
+        if self._seen or any(name in sys.modules for name in (*SERVERS, *THREADED)):
             return True
         return any(uvicorn_hooks.endless(subject) for subject in list(self.ledger.followed))
 
