@@ -38,7 +38,7 @@ _HINTS: dict[type, dict[str, Any]] = {}
 def _hints(kind: type) -> dict[str, Any]:
     if kind not in _HINTS:
         # The namespace it was made in, also where its module is not in sys.modules.
-        resolved = typing.get_type_hints(kind, getattr(kind.__init__, "__globals__", None))
+        resolved = typing.get_type_hints(kind, getattr(typing.cast(Any, kind).__init__, "__globals__", None))
         _HINTS[kind] = {f.name: resolved[f.name] for f in dataclasses.fields(kind)}
     return _HINTS[kind]
 

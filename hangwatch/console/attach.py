@@ -20,11 +20,27 @@ from hangwatch.records import Incident, to_json
 @click.option("--native", is_flag=True, help="Ask py-spy for native frames too: it stops the target for some 50 ms.")
 @click.option("--watch", "watching", is_flag=True, help="Look again and again, drawn like top; q ends it.")
 @click.option("--outside", is_flag=True, help="Read the memory even where an agent inside would answer.")
+@click.option("--install", "what", flag_value="install", help="Bring the agent in. 3.14+: through the interpreter's own door.")
+@click.option("--uninstall", "what", flag_value="uninstall", help="Take out the agent that --install brought in.")
+@click.option("--by-ptrace", is_flag=True, help="With these two: where there is no door, start a thread in the stopped process. Not without risk.")
+@click.option("--force", is_flag=True, help="With --by-ptrace: also where its owner has switched remote debugging off.")
+@click.option("--spool", metavar="DIR", help="With --install: where the agent keeps incidents, as the process sees it.")
 @click.option("--core", type=click.Path(exists=True, dir_okay=False), help="Read a core file (gcore's or the kernel's) in place of a process.")
-def command(target: str | None, as_json: bool, native: bool, watching: bool, outside: bool, core: str | None) -> int:
+def command(
+    target: str | None,
+    as_json: bool,
+    native: bool,
+    watching: bool,
+    outside: bool,
+    what: str | None,
+    by_ptrace: bool,
+    force: bool,
+    spool: str | None,
+    core: str | None,
+) -> int:
     """Look at a running worker from outside: what hangs, who should have ended it, why that one does not.
 
-    Its memory is read; it is not stopped, and no code runs in it. Python 3.9 to 3.15, asyncio and uvloop. A port
+    Its memory is read; it is not stopped, and no code runs in it unless --install says so. Python 3.9 to 3.15, asyncio and uvloop. A port
     (:8000) or a part of the command line may stand for the pid, and a master for its workers.
 
     \b
@@ -40,6 +56,8 @@ def command(target: str | None, as_json: bool, native: bool, watching: bool, out
         return _show(attaching.look_at_core(core), as_json)
     assert target is not None
     workers = resolve(target)
+    if what:
+        return _enter(workers, what, by_ptrace, force, spool)
     if watching:
         if len(workers) > 1:
             listed = "\n".join(f"  hangwatch attach {worker.pid} --watch    {worker.command}" for worker in workers)
@@ -50,6 +68,25 @@ def command(target: str | None, as_json: bool, native: bool, watching: bool, out
     if len(workers) == 1:
         return _show(attaching.look(workers[0].pid, native=native, outside=outside), as_json)
     return _show_worst(workers, as_json, native, outside)
+
+
+def _enter(workers: list[Worker], what: str, by_ptrace: bool, force: bool, spool: str | None) -> int:
+    """Each worker by itself: one that cannot be entered does not keep the others from it."""
+    from hangwatch.attach import entry
+
+    status = 0
+    for worker in workers:
+        try:
+            if what == "uninstall":
+                entry.uninstall(worker.pid, by_ptrace=by_ptrace, force=force)
+                click.echo(f"{worker.pid}  the agent is out again")
+            else:
+                said = entry.install(worker.pid, by_ptrace=by_ptrace, force=force, **({"spool": spool} if spool else {}))
+                click.echo(f"{worker.pid}  the agent is in; incidents: hangwatch incidents --spool {safe(str(said.get('spool')))}")
+        except HangwatchError as error:
+            status = 2
+            click.echo(f"hangwatch: {error}\n{error.help_text}".rstrip(), err=True)
+    return status
 
 
 def _show_worst(workers: list[Worker], as_json: bool, native: bool, outside: bool) -> int:

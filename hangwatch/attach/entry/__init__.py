@@ -1,1 +1,110 @@
-"""Bringing the agent into a process that runs: which way, whether it may be entered now, and what to say when it may not."""
+"""Bringing the agent into a process that runs, and taking it out: which way, whether it may be entered, what to say when it may not.
+
+Two ways. From 3.14 on the interpreter itself offers one (PEP 768, `pep768`): its main thread runs a script at its next safe point, where
+it comes by one. Otherwise, and only when named (``by_ptrace``), a thread is started in the target while one of its own is stopped at a
+safe place (`newthread`, x86-64).
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+from hangwatch.attach import permissions
+from hangwatch.attach.entry import answer, payload, pep768
+from hangwatch.attach.entry.place import Place
+from hangwatch.attach.inside import agent_of
+from hangwatch.attach.side import Side
+from hangwatch.errors import CannotLook
+from hangwatch.kernel import files
+from hangwatch.reading.remote import RemoteReader
+
+#: The oldest Python that runs hangwatch's modules.
+OLDEST: Final = (3, 10)
+_AT_START: Final = "At its next start: hangwatch run -- CMD."
+
+
+class CannotEnter(CannotLook):
+    """The process is as it was."""
+
+
+def install(pid: int, *, by_ptrace: bool = False, force: bool = False, **settings: Any) -> dict[str, Any]:
+    """Brings the agent in; ``{"spool": FOLDER, "loops": N}``. ``settings`` as of `hangwatch.install`. Raises CannotLook, CannotEnter."""
+    with agent_of(pid) as agent:
+        if agent is not None:
+            raise CannotEnter(f"process {pid} has an agent inside already", f"hangwatch attach {pid} asks it.")
+    permissions.check(pid)
+    reader = RemoteReader(pid, Side(pid))
+    if reader.roots.layout.version < OLDEST:
+        raise CannotEnter(f"process {pid} runs Python {reader.roots.full_version}; the agent needs 3.10", f"hangwatch attach {pid} reads it from outside.")
+    if not reader.loops():
+        raise CannotEnter(f"no event loop runs in process {pid}", "The agent watches asyncio's and uvloop's loops.")
+    return _enter(reader, "install", settings, by_ptrace, force)
+
+
+def uninstall(pid: int, *, by_ptrace: bool = False, force: bool = False) -> None:
+    """Takes out what `install` brought in. Raises CannotLook, CannotEnter."""
+    permissions.check(pid)
+    _enter(RemoteReader(pid, Side(pid)), "uninstall", {}, by_ptrace, force)
+
+
+def _enter(reader: RemoteReader, what: str, settings: dict[str, Any], by_ptrace: bool, force: bool) -> dict[str, Any]:
+    pid, token = reader.pid, secrets.token_hex(8)
+    if owner_said_no(pid) and not force:
+        raise CannotEnter(
+            f"process {pid} was started with remote debugging switched off (PYTHON_DISABLE_REMOTE_DEBUG or -X disable-remote-debug)",
+            "Its owner wants nobody to run code in it. --force --by-ptrace does so all the same.",
+        )
+    text = payload.script(what, token, settings)
+    why = f"Python {reader.roots.full_version} has no door of its own for this (PEP 768 came with 3.14)"
+    switches = pep768.find(reader)
+    if switches is not None:
+        place = Place(pid, text)
+        try:
+            if pep768.run(pid, switches, place.inside):
+                return _checked(pid, answer.wait(pid, token), what)
+        finally:
+            place.remove()
+        why = "its main thread did not come by a safe point in 2 s: it is asleep, or blocked in a call"
+    if not by_ptrace:
+        raise CannotEnter(f"process {pid} cannot be entered: {why}", f"{_by_force(pid, what)}\n{_by_hand(pid, text)}\n{_AT_START}")
+    from hangwatch.attach.entry import newthread
+
+    newthread.run(reader, text)
+    return _checked(pid, answer.wait(pid, token), what)
+
+
+def owner_said_no(pid: int) -> bool:
+    """The switches of PEP 768, which also say what is wanted on versions that do not know them."""
+    environ = (files.read_text(f"/proc/{pid}/environ") or "").split("\0")
+    words = (files.read_text(f"/proc/{pid}/cmdline") or "").split("\0")
+    return any(entry.partition("=")[0] == "PYTHON_DISABLE_REMOTE_DEBUG" and entry.partition("=")[2] for entry in environ) or any(
+        word in ("disable-remote-debug", "disable_remote_debug", "-Xdisable-remote-debug", "-Xdisable_remote_debug") for word in words
+    )
+
+
+def _checked(pid: int, said: dict[str, Any] | None, what: str) -> dict[str, Any]:
+    if said is None:
+        raise CannotEnter(
+            f"process {pid} has begun to {what} the agent, and has not told within {answer.PATIENCE_S:.0f} s what came of it",
+            "It goes on when the GIL is free. `hangwatch attach PID` asks the agent as soon as it is there.",
+        )
+    if "error" in said:
+        raise CannotEnter(f"process {pid}: {said['error']}", "It is as it was before.")
+    return said
+
+
+def _by_force(pid: int, what: str) -> str:
+    return (
+        f"hangwatch attach {pid} --{what} --by-ptrace stops one of its threads for about a millisecond and starts a thread in it."
+        " One unexplained crash in 5,400 trials is on record: not for a process that must not be lost."
+    )
+
+
+def _by_hand(pid: int, text: str) -> str:
+    """With gdb, which stops the process for up to a second. The script stays where it says."""
+    place = Place(pid, text)
+    run = f'call (int)PyRun_SimpleString("exec(open(\\"{place.inside}\\").read())")'
+    return f"""By hand, 0.3 to 1 s of standstill: gdb -p {pid} -batch -ex 'call (int)PyGILState_Ensure()' -ex '{run}' -ex 'call (void)PyGILState_Release($1)'"""
+
+

@@ -24,9 +24,16 @@ try:
     import _thread as t
     def go(text=%r):
         try:
-            import zlib, base64
+            import sys
+            def standard(name):
+                if name not in sys.modules and name not in sys.builtin_module_names:
+                    home = sys.modules["os"].__file__.rpartition("/")[0]
+                    spec = sys.modules["_frozen_importlib_external"].PathFinder.find_spec(name, [home, home + "/lib-dynload"])
+                    return sys.modules["_frozen_importlib"]._load(spec) if spec else __import__(name)
+                return __import__(name)
+            code = standard("zlib").decompress(standard("binascii").a2b_base64(text))
             names = {"__name__": "hangwatch within"}
-            exec(compile(zlib.decompress(base64.b85decode(text)), "/<hangwatch>/within.py", "exec"), names)
+            exec(compile(code, "/<hangwatch>/within.py", "exec"), names)
             names["tell"]()
         except BaseException:
             pass
@@ -44,7 +51,7 @@ def script(what: str, token: str, settings: dict[str, Any]) -> str:
     within = Path(__file__).with_name("within.py").read_text(encoding="utf-8")
     # `from __future__` must stay first.
     text = within + "\n" + "".join(f"{name} = {value!r}\n" for name, value in given.items())
-    packed = base64.b85encode(zlib.compress(text.encode(), 9)).decode()
+    packed = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
     inner = _ENTRY % packed
     return f"exec(compile({inner!r}, '/<hangwatch>/entry.py', 'exec'), {{'__builtins__': __builtins__}})\n"
 

@@ -1,0 +1,194 @@
+"""The agent brought into processes that compute and check themselves, and taken out again: alive, right, and as before."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hangwatch import attach
+from hangwatch.attach import entry
+from hangwatch.attach.entry import payload
+from hangwatch.attach.inside import agent_of
+from hangwatch.errors import CannotLook
+from tests.processes import running, until
+from tests.reading.remote.target import needs_ptrace, python_of
+
+pytestmark = needs_ptrace
+STRESSED = Path(__file__).with_name("stressed.py")
+#: HANGWATCH_CYCLES=200 for a long run.
+CYCLES = int(os.environ.get("HANGWATCH_CYCLES", "3"))
+BY_PTRACE = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 only")
+#: The versions that the agent runs on.
+VERSIONS = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.15"]
+
+
+class Target:
+    """What it says last."""
+
+    def __init__(self, child):
+        self.child, self.pid, self.said, self.lines = child, child.pid, [], 0
+        threading.Thread(target=self._listen, daemon=True).start()
+        until(lambda: self.said)
+
+    def _listen(self):
+        for line in self.child.stdout:
+            self.said = json.loads(line)
+            self.lines += 1
+
+    def fresh(self):
+        """What it says from now on."""
+        lines = self.lines
+        until(lambda: self.lines > lines + 1)
+        return self.said
+
+
+def stressed(version, *words, **options):
+    return running([str(python_of(version)), *options.pop("switches", []), str(STRESSED), *words], **options)
+
+
+def cycles(version, tmp_path, by_ptrace):
+    with stressed(version, cwd=tmp_path) as child:
+        target = Target(child)
+        for _ in range(CYCLES):
+            said = entry.install(target.pid, by_ptrace=by_ptrace, spool=str(tmp_path / "spool"))
+            assert said["loops"] == 1
+            entry.uninstall(target.pid, by_ptrace=by_ptrace)
+        rounds, wrong, threads, unchanged, _ = target.fresh()
+        assert child.poll() is None
+        assert (wrong, threads, unchanged) == (0, 1, True)
+        assert target.fresh()[0] > rounds
+
+
+@BY_PTRACE
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_by_ptrace_it_computes_on(version, tmp_path, monkeypatch):
+    monkeypatch.setattr(entry.pep768, "find", lambda reader: None)
+    cycles(version, tmp_path, by_ptrace=True)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("version", ["3.14", "3.15"])
+def test_by_the_interpreters_own_door_it_computes_on(version, tmp_path):
+    cycles(version, tmp_path, by_ptrace=False)
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.14"])
+def test_the_agent_answers(version, tmp_path):
+    with stressed(version, "idle", cwd=tmp_path) as child:
+        target = Target(child)
+        entry.install(target.pid, by_ptrace=True, spool=str(tmp_path / "spool"))
+        until(lambda: answers(target.pid))
+        assert attach.look(target.pid).snapshot.source == "agent"
+        with pytest.raises(CannotLook, match="agent inside already"):
+            entry.install(target.pid, by_ptrace=True)
+        entry.uninstall(target.pid, by_ptrace=True)
+        assert attach.look(target.pid).snapshot.source == "attach"
+
+
+def answers(pid):
+    with agent_of(pid) as agent:
+        return agent is not None
+
+
+def test_names_of_the_applications_do_not_mislead(tmp_path):
+    """Files of the standard library's names where the application is started from are not imported by what comes in."""
+    for name in ("zlib", "json", "socket", "queue", "dataclasses", "tomllib", "hangwatch"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'misled')!r}, 'a').write({name!r})\nraise ImportError\n")
+    code = "import asyncio, sys\nsys.path.insert(0, '.')\nprint('[0]', flush=True)\nasync def main():\n while True: await asyncio.sleep(.05)\nasyncio.run(main())"
+    with running([str(python_of("3.14")), "-I", "-c", code], cwd=tmp_path) as child:
+        target = Target(child)
+        entry.install(target.pid, spool=str(tmp_path / "spool"))
+        entry.uninstall(target.pid)
+    assert not (tmp_path / "misled").exists()
+
+
+def test_without_a_door_it_says_what_there_is(tmp_path):
+    with stressed("3.12", cwd=tmp_path) as child, pytest.raises(CannotLook) as refused:
+        entry.install(Target(child).pid)
+    assert "3.14" in str(refused.value)
+    assert "--by-ptrace" in refused.value.help_text
+    assert "gdb -p" in refused.value.help_text
+
+
+def test_a_main_thread_that_does_not_come_by(tmp_path):
+    """Asleep in the selector without a timer: the script is taken back, and the thread way reaches it."""
+    code = "import asyncio\nprint('[0]', flush=True)\nasyncio.run(asyncio.Event().wait())"
+    with running([str(python_of("3.14")), "-c", code], cwd=tmp_path) as child:
+        target = Target(child)
+        with pytest.raises(CannotLook, match="safe point"):
+            entry.install(target.pid)
+        if platform.machine() == "x86_64":
+            entry.install(target.pid, by_ptrace=True, spool=str(tmp_path / "spool"))
+            entry.uninstall(target.pid, by_ptrace=True)
+        assert child.poll() is None
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.14"])
+def test_its_owner_said_no(version, tmp_path):
+    with stressed(version, cwd=tmp_path, env={**os.environ, "PYTHON_DISABLE_REMOTE_DEBUG": "1"}) as child:
+        target = Target(child)
+        with pytest.raises(CannotLook, match="switched off"):
+            entry.install(target.pid, by_ptrace=True)
+        if platform.machine() == "x86_64":
+            entry.install(target.pid, by_ptrace=True, force=True, spool=str(tmp_path / "spool"))
+            entry.uninstall(target.pid, by_ptrace=True, force=True)
+
+
+def test_too_old_and_without_a_loop(tmp_path):
+    with stressed("3.9", cwd=tmp_path) as child, pytest.raises(CannotLook, match="needs 3.10"):
+        entry.install(Target(child).pid)
+    with running([sys.executable, "-c", "import time; print('[0]', flush=True); time.sleep(60)"]) as child, pytest.raises(CannotLook, match="no event loop"):
+        entry.install(Target(child).pid)
+
+
+@BY_PTRACE
+@pytest.mark.parametrize("where", ["handler", "mutex"])
+def test_a_thread_at_no_safe_place_is_left_alone(where, tmp_path):
+    """In a C signal handler, and in a wait for a mutex of the C library's."""
+    source = tmp_path / "held.c"
+    body = {
+        "handler": "static void f(int n){ for(;;) pause(); } int main(){ signal(SIGALRM, f); raise(SIGALRM); }",
+        "mutex": "int main(){ pthread_mutex_t m = PTHREAD_MUTEX_INITIALIZER; pthread_mutex_lock(&m); pthread_mutex_lock(&m); }",
+    }[where]
+    source.write_text(f"#include <signal.h>\n#include <pthread.h>\n#include <unistd.h>\n{body}\n")
+    program = tmp_path / "held"
+    try:
+        subprocess.run(["cc", "-o", program, source, "-lpthread"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no C compiler")
+    from hangwatch.attach.entry import newthread
+    from hangwatch.attach.entry.tracee import Tracee
+    from hangwatch.reading.remote.memory import Memory
+    from hangwatch.reading.remote.process import ProcessSource
+
+    with running([str(program)]) as child:
+        time.sleep(0.3)
+        ground = object.__new__(newthread._Ground)
+        ground.memory = Memory(ProcessSource(child.pid))
+        ground.regions = ground.memory.regions
+        ground.python, ground.others = [], [region for region in ground.regions if "x" in region.permissions and region.path.startswith("/")]
+        with Tracee(child.pid, child.pid) as stopped:
+            if where == "handler":
+                stopped.registers["orig_rax"] = 232  # as if it waited in a handler for what may be waited for
+            assert newthread.unsafe(stopped, ground) == {"handler": "a thread is in a signal handler", "mutex": "a thread waits for a mutex"}[where]
+        child.send_signal(signal.SIGCONT)
+        assert child.poll() is None
+
+
+def test_the_payload_needs_only_the_standard_library():
+    """What it would hand over is importable without site-packages, and binds nothing where it runs."""
+    names: dict[str, object] = {}
+    text = payload.script("install", "token", {})
+    assert compile(text, "entry", "exec").co_names == ("exec", "compile", "__builtins__")
+    assert names == {}
+    assert not [name for name in payload._sources(Path(attach.__file__).parent.parent, "") if name.startswith(("console", "watcher", "attach"))]
