@@ -42,6 +42,7 @@ class Lane:
         self.due_at = 0.0
         self._failed_in_a_row = 0
         self._told = False
+        self._under_way = 0
         self._make = make
         self._sender: Sender | None = None
         self._outbox = outbox
@@ -49,7 +50,7 @@ class Lane:
 
     def put(self, parcel: Parcel, saved: bool) -> None:
         """Takes a parcel; never blocks. ``saved``: it is on disk too, so that a full queue loses nothing."""
-        if len(self.pending) < MAX_QUEUED and not self.behind:
+        if len(self.pending) + self._under_way < MAX_QUEUED and not self.behind:
             self.pending.append(parcel)
         elif saved:
             self.behind = True
@@ -58,6 +59,11 @@ class Lane:
 
     def ready(self, now: float) -> bool:
         return bool(self.pending or self.behind) and now >= self.due_at
+
+    @property
+    def full(self) -> bool:
+        """There is enough for a whole request."""
+        return self.behind or len(self.pending) >= BATCH
 
     def prepare(self) -> None:
         """Makes the sender, which imports OpenTelemetry. Raises what that raises."""
@@ -83,10 +89,12 @@ class Lane:
             self.pending.extend(self._outbox.waiting(self.signal, MAX_QUEUED // 2))
             self.behind = len(self.pending) >= MAX_QUEUED // 2
         batch: list[Parcel] = []
+        self._under_way = BATCH  # what is not taken comes back, and must find room
         while self.pending and len(batch) < BATCH:
             parcel = self.pending.popleft()
             if parcel.key not in self._settled:
                 batch.append(parcel)
+        self._under_way = len(batch)
         return batch
 
     def _try(self, batch: list[Parcel]) -> Outcome:
@@ -116,7 +124,7 @@ class Lane:
             self.sent += len(batch)
         else:
             self.refused += len(batch)
-        self._failed_in_a_row = 0
+        self._failed_in_a_row = self._under_way = 0
         self.due_at = 0.0
         for parcel in batch:
             self._outbox.done(parcel)
@@ -127,6 +135,7 @@ class Lane:
 
     def _keep(self, batch: list[Parcel]) -> None:
         self.pending.extendleft(reversed(batch))
+        self._under_way = 0
         self.failures += 1
         self.due_at = time.monotonic() + min(LAST_RETRY_S, FIRST_RETRY_S * 2**self._failed_in_a_row)
         self._failed_in_a_row = min(self._failed_in_a_row + 1, 10)

@@ -14,7 +14,7 @@ from hangwatch import names
 from hangwatch.config import Config
 from hangwatch.export.dial import make_exporter
 from hangwatch.export.specs import LogSpec, Parcel
-from hangwatch.export.wire import Outcome, Providers, outcome, unobserved
+from hangwatch.export.wire import Outcome, Providers, breathe, outcome, unobserved
 from hangwatch.version import VERSION
 
 #: Where log records had no event name of their own yet.
@@ -48,6 +48,7 @@ class LogSender:
             provider = self._providers.of(parcel.resource)
             for spec in parcel.logs:
                 _logger(provider).emit(self._record(spec, provider.resource))
+                breathe()
         if not self._emitted:
             return Outcome(True)
         try:

@@ -13,7 +13,7 @@ from hangwatch import names
 from hangwatch.config import Config
 from hangwatch.export.dial import make_exporter
 from hangwatch.export.specs import LinkSpec, Parcel, SpanSpec, Value
-from hangwatch.export.wire import Outcome, Providers, outcome, unobserved
+from hangwatch.export.wire import Outcome, Providers, breathe, outcome, unobserved
 from hangwatch.version import VERSION
 
 
@@ -53,6 +53,7 @@ class TraceSender:
             tracer = self._providers.of(parcel.resource).get_tracer(names.SCOPE, VERSION, names.SCHEMA_URL)
             for spec in parcel.spans:
                 self._record(tracer, spec)
+                breathe()
         if not self._ended:
             return Outcome(True)
         try:
