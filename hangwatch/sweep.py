@@ -51,7 +51,10 @@ class Sweep:
         """Also where a websocket has lived for longer than a request may: the ledger does not tell such ones apart."""
         if self._seen or any(name in sys.modules for name in (*SERVERS, *THREADED)):
             return True
-        return any(uvicorn_hooks.endless(subject) for subject in list(self.ledger.followed))
+        try:
+            return any(uvicorn_hooks.endless(subject) for subject in list(self.ledger.followed))
+        except RuntimeError:  # one ended while they were copied; it is asked again soon
+            return False
 
     def look(self, now_ns: int) -> list[Follow]:
         """Requests that have passed their limit since the last look, oldest first."""
