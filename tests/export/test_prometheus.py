@@ -30,7 +30,7 @@ needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason
 def test_every_metric_in_the_rules_is_one_of_ours():
     ours = {metric_name(family) for family in Board(Config.make({}), Ledger()).families()}
     used = set(re.findall(r"(?<![:\w])hangwatch_\w+", "".join(re.findall(r"expr: (.*)", (RULES / "rules.yml").read_text()))))
-    labels = {"hangwatch_cause", names.LOOP.replace(".", "_")}
+    labels = {"hangwatch_cause", "hangwatch_what", names.LOOP.replace(".", "_")}
     stems = {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in used - labels}
     assert stems and stems <= ours, stems - ours
 
