@@ -71,7 +71,9 @@ class Config:
     pyspy: bool = True
     pyspy_native: bool = False
     pyspy_per_hour: int = 12
-    #: Re-arm faulthandler's timer at each beat, so that stacks are on disk even while native code holds the GIL.
+    #: Re-arm faulthandler's timer at each beat, so that stacks are on disk even while native code holds the GIL. It fires after 2 s of
+    #: silence at the earliest; where processes are suspended or starved for longer while Python runs in them, switch it off: it reads
+    #: stacks without the GIL, and CPython can crash when they change meanwhile.
     faulthandler: bool = True
     #: Ring of set/clear/notify/acquire/release entries kept for lost wake-ups; 0 switches the recording off.
     ring: int = 4096
@@ -81,8 +83,12 @@ class Config:
     again_after: float = 60.0
     #: A socket for `hangwatch attach` (0600, same uid only).
     control: bool = True
-    #: aiomonitor's console on loopback.
+    #: aiomonitor's console on loopback, over telnet at ``console_port`` or the first free port after it (other workers).
     console: bool = False
+    console_port: int = 20101
+    #: What the console may do beyond looking: any of cancel (a task), repl (Python in this process), signal. Whoever reaches the port
+    #: may, as it asks nobody who they are.
+    console_allows: tuple[str, ...] = ()
     #: Store the source lines' paths, never values: query strings only when asked for.
     query_strings: bool = False
 
@@ -140,6 +146,8 @@ def from_env(environ: Mapping[str, str]) -> dict[str, Any]:
         "HANGWATCH_RING": "ring",
         "HANGWATCH_EVENTS": "events",
         "HANGWATCH_CONSOLE": "console",
+        "HANGWATCH_CONSOLE_PORT": "console_port",
+        "HANGWATCH_CONSOLE_ALLOWS": "console_allows",
         "HANGWATCH_OTLP": "otlp",
         "HANGWATCH_METRICS_PORT": "metrics_port",
         "HANGWATCH_METRICS_HOST": "metrics_host",
@@ -165,6 +173,7 @@ def from_env(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 PROTOCOLS = ("http/protobuf", "grpc")
+CONSOLE_WORDS = frozenset({"cancel", "repl", "signal"})
 _SECONDS = {"stall_after", "loop_after", "startup_after", "shutdown_after", "again_after", "webhook_every"}
 _OPTIONAL_SECONDS = {"startup_after", "shutdown_after"}
 _FLAGS = {"pyspy", "pyspy_native", "faulthandler", "control", "console", "query_strings", "metrics_otlp"}
@@ -193,6 +202,10 @@ def _checked(name: str, value: Any) -> Any:
         return int(number)
     if name == "metrics_port":
         return _port(value)
+    if name == "console_port":
+        return _port(value) or 0
+    if name == "console_allows":
+        return _allowed(value)
     if name == "spool":
         return Path(value).expanduser()
     if name == "routes":
@@ -218,6 +231,15 @@ def _number(name: str, value: Any, zero: bool = False) -> float:
     return number
 
 
+def _allowed(value: Any) -> tuple[str, ...]:
+    """From ``cancel,repl`` or a sequence."""
+    words = tuple(word.strip() for word in (value.split(",") if isinstance(value, str) else value))
+    unknown = sorted(set(words) - CONSOLE_WORDS)
+    if unknown:
+        raise ConfigError(f"console_allows has {', '.join(sorted(CONSOLE_WORDS))}, not {', '.join(unknown)}")
+    return words
+
+
 def _port(value: Any) -> int | None:
     """0 takes any free port (the endpoint says which)."""
     if value is None or str(value).strip().lower() == "none":
@@ -225,9 +247,9 @@ def _port(value: Any) -> int | None:
     try:
         port = int(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"metrics_port is a port number, not {value!r}") from None
+        raise ConfigError(f"a port is a number, not {value!r}") from None
     if not 0 <= port <= 65535:
-        raise ConfigError(f"metrics_port is between 0 and 65535, not {value!r}")
+        raise ConfigError(f"a port is between 0 and 65535, not {value!r}")
     return port
 
 

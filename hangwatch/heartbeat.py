@@ -78,6 +78,23 @@ def innermost_frames() -> dict[int, FrameType]:
     return sys._current_frames()
 
 
+def at_rest(frame: FrameType) -> bool:
+    """The loop's thread is in the loop's own code or its selector, in nothing of the application's."""
+    if _is_turn(frame) or (frame.f_code.co_name == "select" and _is_turn(frame.f_back)):
+        return True
+    return frame.f_code.co_name == "run_forever" and frame.f_code.co_filename.endswith(_HOOKS)
+
+
+def stack_of(frame: FrameType | None) -> list[dict[str, Any]]:
+    """File, line and function of each frame, outermost first, at most `MAX_DEPTH` of the innermost; nothing of their locals."""
+    found: list[dict[str, Any]] = []
+    while frame is not None and len(found) < MAX_DEPTH:
+        code = frame.f_code
+        found.append({"file": code.co_filename, "line": frame.f_lineno or code.co_firstlineno, "function": getattr(code, "co_qualname", code.co_name)})
+        frame = frame.f_back
+    return found[::-1]
+
+
 def _callback(frame: FrameType, mark: LoopMark) -> tuple[Any, ...] | None:
     """What identifies the callback that runs; None when the loop is asleep or between callbacks."""
     code = frame.f_code

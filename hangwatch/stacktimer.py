@@ -15,13 +15,17 @@ from typing import Any, Final
 from hangwatch.patching import Patcher
 
 FILE_NAME: Final = "faulthandler.txt"
+#: Silence before it fires, at the least. It reads other threads' stacks without the GIL, which is safe while native code keeps it and
+#: is not while Python runs: a dump that fired on a busy machine, where the watchdog had merely not got a CPU for half a second, has
+#: crashed CPython 3.11. Shorter silences are told from the stacks at their end.
+LEAST_S: Final = 2.0
 
 
 class StackTimer:
     """Armed with ``beat()``, silent after ``stop()``. Never raises; ``error`` says why there is none."""
 
     def __init__(self, timeout_s: float, folder: Path | None) -> None:
-        self.timeout_s = timeout_s
+        self.timeout_s = max(LEAST_S, timeout_s)
         self.path: Path | None = None
         self.error: str | None = None
         #: The application arms this timer itself: there is only one in a process, and it is theirs.

@@ -12,11 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, Final
 
 from hangwatch import stalls
 from hangwatch.config import Config
-from hangwatch.heartbeat import Pulse, innermost_frames
+from hangwatch.heartbeat import Pulse, at_rest, innermost_frames, stack_of
 from hangwatch.integrations import uvicorn_hooks
 from hangwatch.ledger import Follow, Ledger, Phase
 from hangwatch.records import FOREVER, Evidence, Stall
@@ -74,6 +75,7 @@ class Watchdog:
         self._cpu_ns = 0
         #: (when, how much) this thread came late, the latest.
         self._late: deque[tuple[int, int]] = deque(maxlen=64)
+        self._fired = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -111,7 +113,8 @@ class Watchdog:
 
     def tick(self, now_ns: int) -> None:
         """One beat. ``now_ns``: monotonic."""
-        late_ns = now_ns - self._last_ns - int(self.tick_s * 1e9) if self._last_ns else 0
+        gap_ns = now_ns - self._last_ns if self._last_ns else 0
+        late_ns = gap_ns - int(self.tick_s * 1e9)
         cpu_ns = time.process_time_ns()
         if late_ns > self.tick_s * 1e9:
             self._late.append((now_ns, late_ns))
@@ -122,16 +125,28 @@ class Watchdog:
         self._look_at_phases(now_ns)
         self._look_at_requests(now_ns)
         if self.timer is not None:
-            if self.timer.written() and not any(pulse.blocked for pulse in self._pulses.values()):
-                self.timer.clear()
-            self.timer.beat()
+            self._beat_timer(self.timer, gap_ns)
         if self._each_tick is not None:
             self._each_tick(now_ns)
+
+    def _beat_timer(self, timer: StackTimer, gap_ns: int) -> None:
+        # It can only have fired when it was not armed anew in time: all other ticks save the system call, which lets go of the GIL.
+        self._fired = self._fired or gap_ns >= timer.timeout_s * 1e9
+        if self._fired and not any(pulse.blocked for pulse in self._pulses.values()):
+            self._fired = False
+            if timer.written():
+                timer.clear()
+        timer.beat()
 
     # the watchdog itself could not run
 
     def _was_silenced(self, now_ns: int, late_ns: int, cpu_ns: int) -> None:
-        """Whoever kept the GIL is done: the stall is told afterwards, with the stacks that the C timer wrote meanwhile."""
+        """Whoever kept the GIL is done: the stall is told afterwards.
+
+        Witnesses: the stacks of this very moment (a thread that comes out of native code hands over the GIL before its next call, so
+        it still stands where it was), and what the C timer wrote meanwhile.
+        """
+        frames = innermost_frames()
         silenced = next(iter(self._pulses.values()), None)
         for pulse in self._pulses.values():
             pulse.seen_ns = now_ns
@@ -139,31 +154,41 @@ class Watchdog:
         limit_ns = int(self.config.loop_after * 1e9)
         if silenced is None or late_ns < self._loop_limit_ns(silenced, limit_ns):
             return
-        evidence = self._silence(late_ns, cpu_ns)
-        if evidence.data.get("stopped"):
+        stacks = self._stacks(frames)
+        rests = all(at_rest(frame) for pulse in self._pulses.values() if (frame := frames.get(pulse.mark.ident)) is not None)
+        del frames
+        evidence = self._silence(late_ns, cpu_ns, stacks, rests)
+        if evidence.data["stopped"]:
             self.ledger.drop("silences while the process was stopped")
             return
-        stall = Stall("loop", silenced.mark.id, now_ns - late_ns, limit_ns)
         found = [evidence]
-        if self.timer is not None and self.timer.written():
+        if self.timer is not None and self.timer.path is not None and self.timer.written():
             # Read now: the file is emptied as soon as the loop lives again. Imported long ago, by the reporter.
             from hangwatch.evidence import faulthandler
 
-            if self.timer.path is not None:
-                found.append(faulthandler.read(self.timer.path, os.getpid()))
-        self._report(Alarm(stall, evidence=found, over=True))
+            found.append(faulthandler.read(self.timer.path, os.getpid()))
+        self._report(Alarm(Stall("loop", silenced.mark.id, now_ns - late_ns, limit_ns), evidence=found, over=True))
 
-    def _silence(self, late_ns: int, cpu_ns: int) -> Evidence:
-        """What can be told of the silence: a stopped process (SIGSTOP, suspended machine) did not write stacks in time either."""
+    def _stacks(self, frames: dict[int, FrameType]) -> list[dict[str, Any]]:
+        """Of the threads of loops."""
+        marks = [pulse.mark for pulse in self._pulses.values()]
+        return [{"ident": mark.ident, "native_id": mark.native_id, "frames": stack_of(frames.get(mark.ident))} for mark in marks]
+
+    def _silence(self, late_ns: int, cpu_ns: int, stacks: list[dict[str, Any]], rests: bool) -> Evidence:
+        """What can be told of the silence. A process that was stopped (SIGSTOP, a suspended machine) used no CPU, its loop is at rest,
+        and its timer did not write in time either."""
         written_at = self.timer.written_at() if self.timer is not None else None
+        age_s = None if written_at is None else time.time() - written_at
+        in_time = age_s is not None and age_s > min(0.25 * late_ns / 1e9, 1.0)
         late_ms = round(late_ns / 1e6)
-        data: dict[str, Any] = {"late_ms": late_ms, "watchdog_late_ms": late_ms, "cpu_ms": round(cpu_ns / 1e6)}
-        data["gc_ms"] = round(self.ledger.collected_ns(time.monotonic_ns() - late_ns) / 1e6)
-        if self.timer is not None and not self.timer.taken:
-            age_s = None if written_at is None else time.time() - written_at
-            data["stacks_age_ms"] = None if age_s is None else round(age_s * 1e3)
-            in_time = age_s is not None and age_s > min(0.25 * late_ns / 1e9, 1.0)
-            data["stopped"] = not in_time and cpu_ns < 0.1 * late_ns
+        data: dict[str, Any] = {
+            "late_ms": late_ms,
+            "cpu_ms": round(cpu_ns / 1e6),
+            "gc_ms": round(self.ledger.collected_ns(time.monotonic_ns() - late_ns) / 1e6),
+            "stacks_age_ms": None if age_s is None else round(age_s * 1e3),
+            "stopped": rests and not in_time and cpu_ns < 0.1 * late_ns,
+            "threads": stacks,
+        }
         return Evidence("watchdog", text=f"The watchdog's own thread could not run for {late_ms} ms.", data=data)
 
     # loops

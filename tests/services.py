@@ -49,7 +49,7 @@ async def app(scope, receive, send):
             asyncio.get_running_loop().call_soon(time.sleep, 0.1)
         await asyncio.sleep(0)
     elif path == "/gil":
-        ctypes.PyDLL(None).usleep(1_500_000)
+        ctypes.PyDLL(None).usleep(int(float(os.environ.get("HELD_S", "1.2")) * 1e6))
     elif path == "/background":
         await answer(send)
         await asyncio.sleep(3)

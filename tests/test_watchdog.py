@@ -175,15 +175,19 @@ def test_a_blocked_loop_is_told_while_it_lasts_and_over_when_it_is(tmp_path, loo
     assert 1.2 < lasted_s < 3
 
 
-def test_native_code_that_keeps_the_gil_is_told_afterwards_with_the_stacks_of_that_time(tmp_path):
-    with running(tmp_path, uvicorn()) as service:
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(("held_s", "witnesses"), [("1.2", ["watchdog"]), ("3", ["watchdog", "faulthandler"])])
+def test_native_code_that_keeps_the_gil_is_told_afterwards_with_the_stacks_of_that_time(tmp_path, loop, held_s, witnesses):
+    with running(tmp_path, uvicorn("--loop", loop), HELD_S=held_s) as service:
         assert service.get("/gil") is not None
         (incident,) = service.until(lambda found: len(found) == 1 and found[0]["closed_at"] is not None)
     assert incident["stall"]["kind"] == "loop"
     assert incident["findings"][0]["cause"] == "gil-held"
+    assert incident["findings"][0]["culprit"][0]["function"].endswith("app")
     said = {evidence["tool"]: evidence for evidence in incident["evidence"]}
     assert said["watchdog"]["data"]["late_ms"] > 500
-    assert any(frame["function"] == "app" for thread in said["faulthandler"]["data"]["threads"] for frame in thread["frames"])
+    for tool in witnesses:
+        assert any(frame["function"] == "app" for thread in said[tool]["data"]["threads"] for frame in thread["frames"])
 
 
 def test_stuck_start_up_and_shutdown(tmp_path):
@@ -222,7 +226,7 @@ def test_a_process_that_was_stopped_did_not_hang(tmp_path):
 
 
 def test_a_killed_worker_leaves_what_an_incident_is_finished_from(tmp_path):
-    with running(tmp_path, uvicorn(), HANGWATCH_LOOP_AFTER="0.5") as service:
+    with running(tmp_path, uvicorn(), HELD_S="60") as service:
         while not list(service.spool.glob("workers/*/worker.json")):
             time.sleep(0.05)
         hung = service.open("/gil")

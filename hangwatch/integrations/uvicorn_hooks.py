@@ -53,14 +53,15 @@ def _follow_class(name: str, takes_app: bool, patcher: Patcher, ledger: Ledger) 
 
 def _follow_cycle(original: Any, ledger: Ledger) -> Any:
     begun, ended, now = ledger.begun, ledger.ended, time.monotonic_ns
-    take = begun.pop
 
     async def run_asgi(self: Any, app: Any) -> Any:
         begun[self] = now()
         try:
             return await original(self, app)
         finally:
-            if take(self, None) is None:
+            try:
+                del begun[self]
+            except KeyError:  # the watchdog has taken it aside
                 ended(self)
 
     return run_asgi
@@ -68,14 +69,15 @@ def _follow_cycle(original: Any, ledger: Ledger) -> Any:
 
 def _follow_websocket(original: Any, ledger: Ledger) -> Any:
     begun, ended, now = ledger.begun, ledger.ended, time.monotonic_ns
-    take = begun.pop
 
     async def run_asgi(self: Any) -> Any:
         begun[self] = now()
         try:
             return await original(self)
         finally:
-            if take(self, None) is None:
+            try:
+                del begun[self]
+            except KeyError:  # the watchdog has taken it aside
                 ended(self)
 
     return run_asgi

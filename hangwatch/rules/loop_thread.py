@@ -97,9 +97,10 @@ def _look(case: Case, loop: Loop, thread: Thread | None) -> Doing:
 
 def _frames(case: Case, loop: Loop, thread: Thread | None) -> tuple[Frame, ...]:
     """The stack during the block. When the snapshot came too late (the loop turns again), faulthandler's, which came in time."""
-    written = _witness(case, "faulthandler", thread)
+    written = _witness(case, "faulthandler", thread) or _witness(case, "watchdog", thread)
     own = tuple(thread.frames) if thread else ()
-    if written and (not own or (_in_selector(own) and not _in_selector(_as_frames(written)))):
+    late = _witness(case, "watchdog", thread) is not None  # the agent could look only when the block was over
+    if written and (not own or ((late or _in_selector(own)) and not _in_selector(_as_frames(written)))):
         return inside_the_loop(_as_frames(written))
     return inside_the_loop(own)
 
@@ -115,7 +116,7 @@ def inside_the_loop(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
 def samples(case: Case, doing: Doing) -> list[tuple[Frame, ...]]:
     """Every stack of the loop's thread that any witness has of the block, the snapshot's first."""
     old = next((t.frames for t in case.earlier.threads if doing.thread and t.id == doing.thread.id), ()) if case.earlier else ()
-    told = [_as_frames(said) for tool in ("faulthandler", "py-spy") if (said := _witness(case, tool, doing.thread))]
+    told = [_as_frames(said) for tool in ("faulthandler", "watchdog", "py-spy") if (said := _witness(case, tool, doing.thread))]
     stacks = [doing.frames, *(inside_the_loop(stack) for stack in (old, *told))]
     return [stack for stack in stacks if stack and not _in_selector(stack)]
 
