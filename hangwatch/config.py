@@ -103,10 +103,6 @@ class Config:
         if "stall_after" in merged:
             _follow_stall_after(merged)
         # Who wants requests watched more closely wants the same of start-up and stop, unless told otherwise.
-        if "stall_after" in merged:
-            stall_after = _number("stall_after", merged["stall_after"])
-            merged.setdefault("startup_after", min(60.0, 6 * stall_after))
-            merged.setdefault("shutdown_after", min(20.0, 2 * stall_after))
         return cls(**{name: _checked(name, value) for name, value in merged.items()})
 
     def limit_for(self, path: str) -> float | None:

@@ -87,6 +87,6 @@ def test_empty_variables_count_as_unset():
 def test_a_shorter_limit_for_requests_shortens_those_of_start_up_and_stop():
     assert (Config.make({}).startup_after, Config.make({}).shutdown_after) == (60, 20)
     close = Config.make({}, stall_after=2)
-    assert (close.startup_after, close.shutdown_after) == (12, 4)
+    assert (close.startup_after, close.shutdown_after) == (8, 4)
     assert Config.make({}, stall_after=100).shutdown_after == 20
     assert Config.make({}, stall_after=2, shutdown_after="none").shutdown_after is None
