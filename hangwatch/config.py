@@ -102,7 +102,6 @@ class Config:
         merged = {**from_env(os.environ if environ is None else environ), **settings}
         if "stall_after" in merged:
             _follow_stall_after(merged)
-        # Who wants requests watched more closely wants the same of start-up and stop, unless told otherwise.
         return cls(**{name: _checked(name, value) for name, value in merged.items()})
 
     def limit_for(self, path: str) -> float | None:
