@@ -29,11 +29,6 @@ from hangwatch.rules.frames import frames_of
 from hangwatch.rules.loop_thread import blocked_loops
 from hangwatch.rules.versions import satisfies
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 
 @dataclass(frozen=True)
 class KnownBug:
@@ -58,13 +53,19 @@ def known_bugs() -> tuple[KnownBug, ...]:
         if file.name.endswith(".toml"):
             try:
                 found += list(parse(file.read_text(encoding="utf-8")))
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, ImportError):
+                # ImportError: Python 3.10 without tomli, where the agent came into an interpreter that hangwatch is not installed in.
                 continue
     return tuple(sorted(found, key=lambda bug: (bug.pattern, -len(bug.frames), bug.signature.id)))
 
 
 def parse(text: str) -> Iterator[KnownBug]:
     """The bugs of one signature file. Raises ValueError, KeyError or TypeError when it is not of the form above."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
     for table in tomllib.loads(text)["bug"]:
         seen = table.get("seen", {})
         plain = {f.name: table.get(f.name, "") for f in dataclasses.fields(Signature) if f.name not in ("installed", "fixed_in", "fix")}
