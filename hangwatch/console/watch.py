@@ -9,12 +9,15 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hangwatch.config import Config
 from hangwatch.records import Incident, to_json
+
+if TYPE_CHECKING:
+    from hangwatch.watcher import Choice
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -45,22 +48,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 )
 @click.option("--heads", is_flag=True, help="With eBPF, copy method and path out of the first bytes of requests.")
 @click.option("--no-ebpf", is_flag=True, help="Do without eBPF: sample /proc.")
-def command(
-    names: tuple[str, ...],
-    everything: bool,
-    containers: tuple[str, ...],
-    as_json: bool,
-    rate_limit: int,
-    cpu_percent: float,
-    spool: str | None,
-    otlp: str | None,
-    loop_after: str | None,
-    stall_after: str | None,
-    native: bool,
-    full: bool,
-    heads: bool,
-    no_ebpf: bool,
-) -> int:
+def command(names: tuple[str, ...], everything: bool, containers: tuple[str, ...], **given: Any) -> int:
     """Watch workers from outside, with nothing inside them: blocked event loops, connections without an answer.
 
     \b
@@ -71,37 +59,39 @@ def command(
     What is found is looked into as `hangwatch attach` does, kept in the spool, exported. Ctrl-C ends it.
     Exit status: 0 nothing found, 1 something was, 2 it cannot watch.
     """
-    from hangwatch.watcher import Choice, Watcher
+    from hangwatch.watcher import Choice
 
     if not (names or everything or containers):
         raise click.UsageError("whom? hangwatch watch PID, hangwatch watch :8000, or hangwatch watch --all")
-    given: dict[str, Any] = {
-        "spool": Path(spool).expanduser() if spool else None,
-        "otlp": otlp,
-        "loop_after": loop_after,
-        "stall_after": stall_after,
-    }
-    config = Config.make(**{name: value for name, value in given.items() if value is not None})
+    settings = {name: given[name] for name in ("otlp", "loop_after", "stall_after") if given[name] is not None}
+    if given["spool"]:
+        settings["spool"] = Path(given["spool"]).expanduser()
+    return _watch(Config.make(**settings), Choice(names, everything, containers), given)
+
+
+def _watch(config: Config, choice: Choice, given: dict[str, Any]) -> int:
+    from hangwatch.watcher import Watcher
+
     found: list[str] = []
 
     def told(incident: Incident) -> None:
         found.append(incident.id)
-        _say(json.dumps(to_json(incident), ensure_ascii=True) if as_json else line(incident))
+        _say(json.dumps(to_json(incident), ensure_ascii=True) if given["as_json"] else line(incident))
 
     def note(text: str) -> None:
         click.echo(f"hangwatch: {plain(text)}", err=True)
 
     watcher = Watcher(
         config,
-        Choice(names, everything, containers),
+        choice,
         told=told,
         note=note,
-        rate_per_minute=rate_limit,
-        cpu_share=cpu_percent / 100,
-        use_bpf=not no_ebpf,
-        native=native,
-        full=full,
-        heads=heads,
+        rate_per_minute=given["rate_limit"],
+        cpu_share=given["cpu_percent"] / 100,
+        use_bpf=not given["no_ebpf"],
+        native=given["native"],
+        full=given["full"],
+        heads=given["heads"],
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: watcher.stop())
