@@ -52,6 +52,7 @@ class Agent:
         self.board: Board | None = None
         self._endpoint: Any = None
         self._control: Any = None
+        self._console: Any = None
         #: What killed workers left: their incidents, and their open incidents that ended with them.
         self._left: list[Incident] = []
         self._ended: list[Incident] = []
@@ -122,6 +123,11 @@ class Agent:
 
             self._control = Control(lambda: self.reporter.folder if self.reporter else None, self._verbs())
             self.extras.append(self._control)
+        if self.config.console and self._console is None:
+            from hangwatch.monitor import Console
+
+            self._console = Console(self.config, self.ledger, self._verbs())
+            self.extras.append(self._console)
 
     def _verbs(self) -> dict[str, Callable[[], Any]]:
         """What the control socket tells."""

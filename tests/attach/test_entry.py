@@ -24,8 +24,8 @@ from tests.reading.remote.target import needs_ptrace, python_of
 
 pytestmark = needs_ptrace
 STRESSED = Path(__file__).with_name("stressed.py")
-#: HANGWATCH_CYCLES=200 for a long run.
-CYCLES = int(os.environ.get("HANGWATCH_CYCLES", "3"))
+#: ENTRY_CYCLES=200 for a long run.
+CYCLES = int(os.environ.get("ENTRY_CYCLES", "3"))
 BY_PTRACE = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 only")
 #: The versions that the agent runs on.
 VERSIONS = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.15"]
@@ -145,7 +145,7 @@ def test_its_owner_said_no(version, tmp_path):
 
 
 def test_too_old_and_without_a_loop(tmp_path):
-    with stressed("3.9", cwd=tmp_path) as child, pytest.raises(CannotLook, match="needs 3.10"):
+    with stressed("3.9", cwd=tmp_path) as child, pytest.raises(CannotLook, match=r"needs 3\.10"):
         entry.install(Target(child).pid)
     with running([sys.executable, "-c", "import time; print('[0]', flush=True); time.sleep(60)"]) as child, pytest.raises(CannotLook, match="no event loop"):
         entry.install(Target(child).pid)

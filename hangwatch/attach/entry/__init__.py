@@ -21,6 +21,7 @@ from hangwatch.reading.remote import RemoteReader
 
 #: The oldest Python that runs hangwatch's modules.
 OLDEST: Final = (3, 10)
+_LOOKS: Final = 20
 _AT_START: Final = "At its next start: hangwatch run -- CMD."
 
 
@@ -37,7 +38,7 @@ def install(pid: int, *, by_ptrace: bool = False, force: bool = False, **setting
     reader = RemoteReader(pid, Side(pid))
     if reader.roots.layout.version < OLDEST:
         raise CannotEnter(f"process {pid} runs Python {reader.roots.full_version}; the agent needs 3.10", f"hangwatch attach {pid} reads it from outside.")
-    if not reader.loops():
+    if not _has_loop(reader):
         raise CannotEnter(f"no event loop runs in process {pid}", "The agent watches asyncio's and uvloop's loops.")
     return _enter(reader, "install", settings, by_ptrace, force)
 
@@ -68,10 +69,19 @@ def _enter(reader: RemoteReader, what: str, settings: dict[str, Any], by_ptrace:
         why = "its main thread did not come by a safe point in 2 s: it is asleep, or blocked in a call"
     if not by_ptrace:
         raise CannotEnter(f"process {pid} cannot be entered: {why}", f"{_by_force(pid, what)}\n{_by_hand(pid, text)}\n{_AT_START}")
-    from hangwatch.attach.entry import newthread
+    from hangwatch.attach.entry.newthread import run as run_in_new_thread
 
-    newthread.run(reader, text)
+    run_in_new_thread(reader, text)
     return _checked(pid, answer.wait(pid, token), what)
+
+
+def _has_loop(reader: RemoteReader) -> bool:
+    """A thread whose stack moves while it is read may hide its loop: asked more than once."""
+    for _ in range(_LOOKS):
+        if reader.loops():
+            return True
+        reader.refresh()
+    return False
 
 
 def owner_said_no(pid: int) -> bool:
