@@ -107,7 +107,9 @@ class Agent:
         if self.config.metrics_port is not None and self._endpoint is None:
             from hangwatch.export.endpoint import Endpoint
 
-            self._endpoint = Endpoint(self.config.metrics_host, self.config.metrics_port, lambda: self.board.families() if self.board else [])
+            self._endpoint = Endpoint(
+                self.config.metrics_host, self.config.metrics_port, lambda: self.board.families() if self.board else []
+            )
             self.extras.append(self._endpoint)
         return Board(
             self.config,
@@ -336,5 +338,3 @@ def _each(step: str) -> None:
 def _at_exit() -> None:
     if _current is not None:
         _current.stop()
-
-

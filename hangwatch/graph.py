@@ -136,7 +136,8 @@ class WaitGraph:
             primitive = self.primitives.get(primitive_id)
             # A loop's thread without a task: the task that took it is gone, and its memory with it.
             taker = act.task_id or (act.thread_id if act.thread_id not in loop_threads else None)
-            if act.op == "acquire" and taker and primitive_id not in seen and primitive and primitive.kind in EXCLUSIVE and self._alive(taker):
+            exclusive = primitive is not None and primitive.kind in EXCLUSIVE and primitive_id not in seen
+            if act.op == "acquire" and exclusive and taker and self._alive(taker):
                 entered[taker, primitive_id] = 2
 
     def _is_entering(self, owner_id: str, primitive_id: str) -> bool:

@@ -90,7 +90,13 @@ def stack_of(frame: FrameType | None) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     while frame is not None and len(found) < MAX_DEPTH:
         code = frame.f_code
-        found.append({"file": code.co_filename, "line": frame.f_lineno or code.co_firstlineno, "function": getattr(code, "co_qualname", code.co_name)})
+        found.append(
+            {
+                "file": code.co_filename,
+                "line": frame.f_lineno or code.co_firstlineno,
+                "function": getattr(code, "co_qualname", code.co_name),
+            }
+        )
         frame = frame.f_back
     return found[::-1]
 

@@ -217,10 +217,20 @@ class Ledger:
             frame = None if code is None else Frame(code.co_filename, _line(code, instruction), _function(code))
             doer = task() if task is not None else None
             found.append(
-                Act(at_ns, op, f"{kind_of(subject)}:{id(subject):x}", f"task:{id(doer):x}" if doer is not None else None, _thread_id(ident), frame)
+                Act(
+                    at_ns,
+                    op,
+                    f"{kind_of(subject)}:{id(subject):x}",
+                    f"task:{id(doer):x}" if doer is not None else None,
+                    _thread_id(ident),
+                    frame,
+                )
             )
             del subject, doer
-        gone = [Act(at_ns, "lost", task_id, None, None, Frame(file, line, function)) for at_ns, task_id, file, line, function in _copy_ring(self.lost)]
+        gone = [
+            Act(at_ns, "lost", task_id, None, None, Frame(file, line, function))
+            for at_ns, task_id, file, line, function in _copy_ring(self.lost)
+        ]
         return tuple(sorted([*found, *gone], key=lambda act: act.at_ns)) if gone else tuple(found)
 
 

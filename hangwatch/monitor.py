@@ -227,7 +227,11 @@ def _commands(texts: Mapping[str, Callable[[], Iterator[str]]]) -> dict[str, Any
     import click
     from aiomonitor.termui.commands import auto_command_done, custom_help_option
 
-    helps = {"stalls": "What is stalled now", "waits": "Who waits for what, the longest first", "holders": "What is held, and who waits for it"}
+    helps = {
+        "stalls": "What is stalled now",
+        "waits": "Who waits for what, the longest first",
+        "holders": "What is held, and who waits for it",
+    }
 
     def make(name: str, lines: Callable[[], Iterator[str]]) -> Any:
         def show(context: Any) -> None:

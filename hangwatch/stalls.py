@@ -55,7 +55,9 @@ def least_limit_ns(config: Config) -> int:
     return int(min(limits) * _S)
 
 
-def overdue_requests(now_ns: int, oldest_first: Iterable[Begun], least_ns: int, told: Callable[[str], bool] = lambda _: False) -> Iterator[Stall]:
+def overdue_requests(
+    now_ns: int, oldest_first: Iterable[Begun], least_ns: int, told: Callable[[str], bool] = lambda _: False
+) -> Iterator[Stall]:
     """A stall for each request past its limit that was not ``told`` before. Ends at the first that is younger than ``least_ns``."""
     for request in oldest_first:
         age_ns = now_ns - request.since_ns

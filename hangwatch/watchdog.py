@@ -233,7 +233,9 @@ class Watchdog:
         if 2 * late_ns < now_ns - since_ns and not gc_ns:
             return []
         data = {"late_ms": round(late_ns / 1e6) if 2 * late_ns >= now_ns - since_ns else 0, "gc_ms": round(gc_ns / 1e6)}
-        return [Evidence("watchdog", text=f"Garbage collections took {data['gc_ms']} ms; this thread was {data['late_ms']} ms late.", data=data)]
+        return [
+            Evidence("watchdog", text=f"Garbage collections took {data['gc_ms']} ms; this thread was {data['late_ms']} ms late.", data=data)
+        ]
 
     def _loop_limit_ns(self, pulse: Pulse, limit_ns: int) -> int:
         """Importing the application and loading its models blocks the loop before it serves anybody: that is start-up, not a stall."""

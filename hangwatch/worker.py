@@ -23,7 +23,12 @@ EVERY_S: Final = 2.0
 def facts(config: Config, ledger: Ledger, started_at: float, requests: list[dict[str, Any]]) -> dict[str, Any]:
     """``requests``: those in flight at the last stall, as records."""
     loops = [
-        {"id": mark.id, "kind": type(mark.loop).__module__.partition(".")[0], "thread_native_id": mark.native_id, "thread_ident": mark.ident}
+        {
+            "id": mark.id,
+            "kind": type(mark.loop).__module__.partition(".")[0],
+            "thread_native_id": mark.native_id,
+            "thread_ident": mark.ident,
+        }
         for mark in list(ledger.loops.values())
     ]
     return {

@@ -84,13 +84,22 @@ class Scene:
     def lock(self, label: str = "asyncio.Lock", **fields: object) -> str:
         return self.primitive("lock", label, **{"state": {"locked": True}, "ready": False, **fields})
 
-    def task(self, name: str = "", frames: list[str] | tuple[str, ...] = (), waits_on: str | None = None, holds: object = (), **fields: object) -> str:
+    def task(
+        self, name: str = "", frames: list[str] | tuple[str, ...] = (), waits_on: str | None = None, holds: object = (), **fields: object
+    ) -> str:
         deadline_ns = fields.pop("deadline_ns", None)
         since_ns = fields.pop("since_ns", NOW - 12 * S)
         task_id = self._id("task")
         state = str(fields.pop("state", "parked"))
         self.tasks[task_id] = Task(
-            task_id, name or f"Task-{self._number}", LOOP, state, tuple(frame(f) for f in frames), waits_on, self._holds(holds), **fields  # type: ignore[arg-type]
+            task_id,
+            name or f"Task-{self._number}",
+            LOOP,
+            state,
+            tuple(frame(f) for f in frames),
+            waits_on,
+            self._holds(holds),
+            **fields,  # type: ignore[arg-type]
         )
         if waits_on:
             self.waits.append(Wait(task_id, waits_on, "wait", since_ns, None, deadline_ns))  # type: ignore[arg-type]
@@ -103,7 +112,9 @@ class Scene:
     def thread(self, name: str, frames: list[str], waits_on: str | None = None, holds: object = (), **fields: object) -> str:
         self._number += 0x10
         thread_id = f"thread:{self._number}"
-        self.threads[thread_id] = Thread(thread_id, name, self._number, tuple(frame(f) for f in frames), False, waits_on, self._holds(holds), **fields)  # type: ignore[arg-type]
+        self.threads[thread_id] = Thread(
+            thread_id, name, self._number, tuple(frame(f) for f in frames), False, waits_on, self._holds(holds), **fields
+        )  # type: ignore[arg-type]
         return thread_id
 
     def loop_thread(self, frames: list[str], waits_on: str | None = None, **fields: object) -> str:
@@ -132,7 +143,9 @@ class Scene:
                 return
         raise KeyError(record_id)
 
-    def act(self, op: str, primitive_id: str, task_id: str | None = None, thread_id: str | None = None, place: str = "", at_ns: int = NOW - S) -> None:
+    def act(
+        self, op: str, primitive_id: str, task_id: str | None = None, thread_id: str | None = None, place: str = "", at_ns: int = NOW - S
+    ) -> None:
         self.history.append(Act(at_ns, op, primitive_id, task_id, thread_id, frame(place) if place else None))
 
     def snapshot(self, **fields: object) -> Snapshot:
@@ -146,7 +159,15 @@ class Scene:
         request = next((r.id for r in self.requests.values() if r.task_id == subject_id), subject_id)
         return Stall(kind, request, NOW - 12 * S, S // 2 if kind == "loop" else limit_ns)
 
-    def case(self, subject_id: str = "", *, twice: bool = True, earlier: Snapshot | None = None, kind: str = "request", evidence: tuple[Evidence, ...] = ()) -> Case:
+    def case(
+        self,
+        subject_id: str = "",
+        *,
+        twice: bool = True,
+        earlier: Snapshot | None = None,
+        kind: str = "request",
+        evidence: tuple[Evidence, ...] = (),
+    ) -> Case:
         """``twice``: a sample 0.3 s before saw the same. ``earlier``: what it saw instead."""
         subject = subject_id or next(iter(self.requests.values())).id
         now = self.snapshot()

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 30.0
 
 #: An ASGI application that can be asked to misbehave, one path for each way.
-APP = '''
+APP = """
 import asyncio, ctypes, os, threading, time
 
 lock = asyncio.Lock()
@@ -66,7 +66,7 @@ async def wait_for_end(receive):
 async def answer(send, body=b"ok"):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
     await send({"type": "http.response.body", "body": body})
-'''
+"""
 
 
 class Service:
@@ -106,7 +106,9 @@ class Service:
         """The incidents, as soon as they are as wanted."""
         end = time.monotonic() + PATIENCE_S
         while not done(found := self.incidents()):
-            assert time.monotonic() < end, f"only {[(i['stall']['kind'], i['count'], i['closed_at']) for i in found]}\n{self.log.read_text()[-2000:]}"
+            assert time.monotonic() < end, (
+                f"only {[(i['stall']['kind'], i['count'], i['closed_at']) for i in found]}\n{self.log.read_text()[-2000:]}"
+            )
             time.sleep(0.05)
         return found
 
@@ -120,7 +122,9 @@ def running(tmp_path: Path, command: Callable[[int], list[str]], *, listens: boo
     line = [sys.executable, "-m", "hangwatch", "run", *options, "--", *command(port)]
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "PYTHONUNBUFFERED": "1", "HANGWATCH_DEBUG": "1", **environ}
     with open(log, "w") as out:
-        process = subprocess.Popen(line, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            line, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True, start_new_session=True
+        )
     try:
         if listens:
             _listening(port, process, log)

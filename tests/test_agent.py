@@ -18,7 +18,11 @@ def program(tmp_path: Path, code: str, *, status: int = 0, **environ: str) -> st
     head = "import asyncio, os, sys, threading, time\nimport hangwatch\nfrom hangwatch import agent\n"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HANGWATCH_SPOOL": str(tmp_path / "spool"), **environ}
     done = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-c", head + textwrap.dedent(code)], capture_output=True, text=True, timeout=40, env=env
+        [sys.executable, "-W", "error::ResourceWarning", "-c", head + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        env=env,
     )
     assert done.returncode == status, done.stderr
     return done.stdout + done.stderr

@@ -93,7 +93,9 @@ def test_the_same_at_the_same_place_is_told_once():
 
 def test_patience_is_no_finding_above_suspected():
     scene = Scene()
-    scene.request("GET", "/poll", ["app.py:poll:7", "asyncio/queues.py:get"], scene.primitive("queue-get", setters=()), deadline_ns=NOW + 48 * S)
+    scene.request(
+        "GET", "/poll", ["app.py:poll:7", "asyncio/queues.py:get"], scene.primitive("queue-get", setters=()), deadline_ns=NOW + 48 * S
+    )
     scene.request("GET", "/stream", ["app.py:stream:9"], scene.primitive("event", setters=()), phase="responding")
     assert {finding.confidence for finding in incident(scene).findings} == {"suspected"}
 

@@ -28,7 +28,11 @@ def worked(service) -> list[str]:
     return [folder.name.partition("-")[0] for folder in (service.spool / "workers").iterdir()]
 
 
-@pytest.mark.parametrize("command", [uvicorn(), uvicorn("--workers", "2"), gunicorn, lambda port: uvicorn("--reload")(port)], ids=["uvicorn", "workers", "gunicorn", "reload"])
+@pytest.mark.parametrize(
+    "command",
+    [uvicorn(), uvicorn("--workers", "2"), gunicorn, lambda port: uvicorn("--reload")(port)],
+    ids=["uvicorn", "workers", "gunicorn", "reload"],
+)
 def test_a_parked_request_is_caught_however_the_service_is_started(tmp_path, command):
     if command is gunicorn:
         pytest.importorskip("gunicorn")

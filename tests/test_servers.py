@@ -98,7 +98,8 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize(
-    ("worker", "paths", "cause", "function"), [("gthread", ("/a", "/b"), "deadlock", "transfer"), ("sync", ("/never",), "never-set", "wait_for_nobody")]
+    ("worker", "paths", "cause", "function"),
+    [("gthread", ("/a", "/b"), "deadlock", "transfer"), ("sync", ("/never",), "never-set", "wait_for_nobody")],
 )
 def test_gunicorns_threads(tmp_path, worker, paths, cause, function):
     pytest.importorskip("gunicorn")

@@ -62,6 +62,10 @@ def test_start_up_and_shutdown_have_limits_of_their_own():
 
 def test_a_blocked_loop_is_told_before_the_requests_behind_it():
     found = stalls.overdue(
-        NOW, config(), requests=[stalls.Begun("request:1", 0, 10 * S)], beats=[stalls.Beat("loop:1", 0)], phase=stalls.Phase("loop:1", startup_ns=0)
+        NOW,
+        config(),
+        requests=[stalls.Begun("request:1", 0, 10 * S)],
+        beats=[stalls.Beat("loop:1", 0)],
+        phase=stalls.Phase("loop:1", startup_ns=0),
     )
     assert [stall.kind for stall in found] == ["loop", "startup", "request"]

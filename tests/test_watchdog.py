@@ -24,7 +24,9 @@ def seconds(at_s: float) -> int:
     return int(at_s * S)
 
 
-@pytest.mark.parametrize(("settings", "tick_s"), [({}, 0.125), ({"stall_after": 0.2}, 0.05), ({"loop_after": 10}, 0.25), ({"routes": "/a=0.01"}, 0.02)])
+@pytest.mark.parametrize(
+    ("settings", "tick_s"), [({}, 0.125), ({"stall_after": 0.2}, 0.05), ({"loop_after": 10}, 0.25), ({"routes": "/a=0.01"}, 0.02)]
+)
 def test_a_beat_is_a_quarter_of_the_shortest_limit(settings, tick_s):
     assert tick_of(Config.make({}, **settings)) == tick_s
 

@@ -112,7 +112,9 @@ def _ask(pid: int, native: bool, captures: tuple[str, ...], apart_s: float, serv
         try:
             began, earlier = time.monotonic(), agent.snapshot()
             wanted = (*captures, "py-spy") if native else captures
-            collected = evidence.collect(evidence.Target(pid, native=native, loop_native_ids=_loop_threads(earlier)), wanted) if wanted else ()
+            collected = (
+                evidence.collect(evidence.Target(pid, native=native, loop_native_ids=_loop_threads(earlier)), wanted) if wanted else ()
+            )
             import hangwatch.investigate  # noqa: F401
 
             time.sleep(max(0.0, apart_s - (time.monotonic() - began)))
@@ -163,7 +165,13 @@ def gil_evidence(reader: RemoteReader, before: tuple[int | None, int] | None, ap
     sits = call not in (None, "running")
     if not sits and not asked and not reader.stays_at_one_instruction(owner):
         return ()
-    where = f"in the system call {reader.side.syscall(owner)}" if sits else "and a loop's thread waits for it" if asked else "inside one call of C code"
+    where = (
+        f"in the system call {reader.side.syscall(owner)}"
+        if sits
+        else "and a loop's thread waits for it"
+        if asked
+        else "inside one call of C code"
+    )
     text = f"Thread {owner} had the GIL in two looks {apart_ms:.0f} ms apart, without giving it away in between, {where}."
     return (Evidence("gil", text, {"owner": owner, "kept_ms": round(apart_ms, 1), "call": call, "asked": asked}),)
 
@@ -193,7 +201,9 @@ def look_at_core(path: str, service: str = "") -> Incident:
     except CannotLook as error:
         if source.missing:
             listed = ", ".join(sorted(source.missing)[:3])
-            raise CannotLook(str(error), f"The core leaves out pages of {listed}, and these files are not here or another build. gcore writes all pages.") from None
+            raise CannotLook(
+                str(error), f"The core leaves out pages of {listed}, and these files are not here or another build. gcore writes all pages."
+            ) from None
         raise
     gaps = ("A core file shows one moment: what moves and what stands still cannot be told apart.",)
     now = dataclasses.replace(now, gaps=(*now.gaps, *gaps))
@@ -218,6 +228,8 @@ def service_name(pid: int) -> str:
     except OSError:
         return ""
     words = [word for word in words if word]
-    applications = [word for word in words[1:] if ":" in word and not word.startswith(("-", "http", "/")) and not word.rpartition(":")[2].isdigit()]
+    applications = [
+        word for word in words[1:] if ":" in word and not word.startswith(("-", "http", "/")) and not word.rpartition(":")[2].isdigit()
+    ]
     scripts = [Path(word).stem for word in words[1:] if word.endswith(".py")]
     return (applications or scripts or [Path(words[0]).name if words else ""])[0]

@@ -155,7 +155,9 @@ class _Two:
 def _runs_loop(frame: Frame) -> bool:
     """A frame of the machinery that runs a loop, or (uvloop has none) of what starts it."""
     name = frame.function.rpartition(".")[2]
-    return name == "<module>" or (frame.file.endswith(("asyncio/base_events.py", "asyncio/runners.py", "uvloop/__init__.py")) and name in _RUNNING)
+    return name == "<module>" or (
+        frame.file.endswith(("asyncio/base_events.py", "asyncio/runners.py", "uvloop/__init__.py")) and name in _RUNNING
+    )
 
 
 def _shared(one: tuple[Frame, ...], other: tuple[Frame, ...]) -> Iterator[Frame]:

@@ -28,7 +28,10 @@ def resolve(wanted: str) -> list[Worker]:
     elif wanted.isdigit():
         pid = int(wanted)
         if not os.path.isdir(f"/proc/{pid}"):
-            raise CannotLook(f"there is no process {pid}", "pgrep -af python lists Python processes; `hangwatch attach :8000` finds the one behind a port.")
+            raise CannotLook(
+                f"there is no process {pid}",
+                "pgrep -af python lists Python processes; `hangwatch attach :8000` finds the one behind a port.",
+            )
         found = [pid]
     else:
         found = _by_name(wanted)

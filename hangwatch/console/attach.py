@@ -22,10 +22,14 @@ from hangwatch.records import Incident, to_json
 @click.option("--outside", is_flag=True, help="Read the memory even where an agent inside would answer.")
 @click.option("--install", "what", flag_value="install", help="Bring the agent in. 3.14+: through the interpreter's own door.")
 @click.option("--uninstall", "what", flag_value="uninstall", help="Take out the agent that --install brought in.")
-@click.option("--by-ptrace", is_flag=True, help="With these two: where there is no door, start a thread in the stopped process. Not without risk.")
+@click.option(
+    "--by-ptrace", is_flag=True, help="With these two: where there is no door, start a thread in the stopped process. Not without risk."
+)
 @click.option("--force", is_flag=True, help="With --by-ptrace: also where its owner has switched remote debugging off.")
 @click.option("--spool", metavar="DIR", help="With --install: where the agent keeps incidents, as the process sees it.")
-@click.option("--core", type=click.Path(exists=True, dir_okay=False), help="Read a core file (gcore's or the kernel's) in place of a process.")
+@click.option(
+    "--core", type=click.Path(exists=True, dir_okay=False), help="Read a core file (gcore's or the kernel's) in place of a process."
+)
 def command(
     target: str | None,
     as_json: bool,

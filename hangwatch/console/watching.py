@@ -63,7 +63,9 @@ class Board:
         """A new look; what did not move since keeps its time."""
         self.earlier, self.snapshot = self.snapshot, snapshot
         states: dict[str, object] = {task.id: (task.frames, task.waits_on) for task in snapshot.tasks}
-        self.seen = {key: self.seen[key] if key in self.seen and self.seen[key][1] == state else (now_s, state) for key, state in states.items()}
+        self.seen = {
+            key: self.seen[key] if key in self.seen and self.seen[key][1] == state else (now_s, state) for key, state in states.items()
+        }
         self.awake = {loop.id: self.awake.get(loop.id, now_s) for loop in snapshot.loops if loop.asleep is False}
 
     def rows(self, now_s: float) -> list[Row]:
@@ -78,10 +80,22 @@ class Board:
             holds = ", ".join(primitives[hold.primitive_id].label for hold in task.holds if hold.primitive_id in primitives)
             name = f"{request.method} {request.route} ({request.phase})" if request else task.name
             place = _place(task)
-            row = Row(task.id, name, waits.label if waits else task.state, holds, place, now_s - self.seen.get(task.id, (now_s, None))[0], task.frames)
+            row = Row(
+                task.id,
+                name,
+                waits.label if waits else task.state,
+                holds,
+                place,
+                now_s - self.seen.get(task.id, (now_s, None))[0],
+                task.frames,
+            )
             if self.wanted.lower() in f"{row.name} {row.waits} {row.holds} {row.place}".lower():
                 rows.append(row)
-        keys = {"age": lambda row: (-row.still_s, row.name), "waits": lambda row: (row.waits, -row.still_s), "name": lambda row: (row.name, row.id)}
+        keys = {
+            "age": lambda row: (-row.still_s, row.name),
+            "waits": lambda row: (row.waits, -row.still_s),
+            "name": lambda row: (row.name, row.id),
+        }
         return sorted(rows, key=keys[self.sort])
 
     def press(self, key: str) -> str:
@@ -135,7 +149,8 @@ def lines(board: Board, now_s: float, width: int, height: int, painted: Paint) -
     board.selected = max(0, min(board.selected, len(rows) - 1))
     body = [
         f"Python {seen.versions.get('python', '?')}  {len(seen.requests)} requests  {len(seen.tasks)} tasks  {len(seen.threads)} threads"
-        f"  looked in {seen.took_ms or 0:.0f} ms  sorted by {board.sort}" + (f"  filter {board.wanted!r}" if board.wanted or board.typing else "")
+        f"  looked in {seen.took_ms or 0:.0f} ms  sorted by {board.sort}"
+        + (f"  filter {board.wanted!r}" if board.wanted or board.typing else "")
     ]
     for loop in seen.loops:
         awake_s = now_s - board.awake[loop.id] if loop.id in board.awake else 0.0
@@ -148,7 +163,12 @@ def lines(board: Board, now_s: float, width: int, height: int, painted: Paint) -
     room = max(1, height - len(body) - 4 - (12 if board.opened else 0))
     first = max(0, board.selected - room + 1)
     for number, row in enumerate(rows[first : first + room], first):
-        text = cut(safe(f"{'>' + format(row.still_s, '.0f') + ' s':>8}  {row.name[:40]:<40}  {row.waits[:34]:<34}  {row.holds[:20]:<20}  {row.place}"), width)
+        text = cut(
+            safe(
+                f"{'>' + format(row.still_s, '.0f') + ' s':>8}  {row.name[:40]:<40}  {row.waits[:34]:<34}  {row.holds[:20]:<20}  {row.place}"
+            ),
+            width,
+        )
         yield painted(text, "mark") if number == board.selected else text
     opened = next((row for row in rows if row.id == board.opened), None)
     if opened is not None:
@@ -160,7 +180,9 @@ def lines(board: Board, now_s: float, width: int, height: int, painted: Paint) -
 def run(worker: Worker) -> int:
     """Draws until q. Raises CannotLook when the worker cannot be looked at, or there is no terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise CannotLook("--watch draws on a terminal, and this is none", "Without --watch it answers once; --json gives the same for programs.")
+        raise CannotLook(
+            "--watch draws on a terminal, and this is none", "Without --watch it answers once; --json gives the same for programs."
+        )
     reader = attach.open_reader(worker.pid)
     board, painted = Board(worker), paint()
     before = termios.tcgetattr(sys.stdin)

@@ -114,7 +114,15 @@ def _between_requests(look: Look) -> Sighting | None:
     queued = length(handler, "_messages")
     label = "the next request of a peer's connection"
     return Sighting(
-        Primitive(look.desk.id_of("peer", handler), "peer", label, NAME, {"accepted": True, "queued": queued}, patience_ns=FOREVER, ready=bool(queued)),
+        Primitive(
+            look.desk.id_of("peer", handler),
+            "peer",
+            label,
+            NAME,
+            {"accepted": True, "queued": queued},
+            patience_ns=FOREVER,
+            ready=bool(queued),
+        ),
         "start",
     )
 
@@ -183,12 +191,18 @@ def _answer(look: Look) -> Sighting | None:
     protocol = response.attr("_protocol")
     state = transport_state(protocol.attr("transport") if protocol is not None else None)
     label = f"the answer of peer {where or state.get('address') or '(unknown)'}"
-    return Sighting(Primitive(look.desk.id_of("peer", response), "peer", label, NAME, _known({**state, "host": where, "limit_s": _limit_s(look)})), "start")
+    return Sighting(
+        Primitive(look.desk.id_of("peer", response), "peer", label, NAME, _known({**state, "host": where, "limit_s": _limit_s(look)})),
+        "start",
+    )
 
 
 def _limit_s(look: Look) -> float | int | None:
     """The client's own limit for the whole exchange; 300 s where nobody chose one."""
-    outer = next((frame for frame in reversed(look.chain[: look.index]) if frame.name == "_request" and frame.file.endswith("/aiohttp/client.py")), None)
+    outer = next(
+        (frame for frame in reversed(look.chain[: look.index]) if frame.name == "_request" and frame.file.endswith("/aiohttp/client.py")),
+        None,
+    )
     limits = outer.local("real_timeout") if outer is not None else None
     total = plain(limits, "total")
     return total if isinstance(total, (int, float)) else None

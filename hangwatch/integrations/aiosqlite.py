@@ -35,7 +35,9 @@ def _execute(look: Look) -> Sighting | None:
     state: dict[str, Plain] = {"queued": len(queue.items(100)) if queue is not None else None, "dead_threads": None if thread else 1}
     known: dict[str, Plain] = {name: value for name, value in state.items() if value}
     holders = (thread,) if thread else ()
-    return Sighting(Primitive(look.desk.id_of("job", future), "job", "a job of an aiosqlite connection", NAME, known, holders=holders), "execute")
+    return Sighting(
+        Primitive(look.desk.id_of("job", future), "job", "a job of an aiosqlite connection", NAME, known, holders=holders), "execute"
+    )
 
 
 def _idle(look: Look) -> Sighting | None:

@@ -183,7 +183,9 @@ def _group_exit(look: Look) -> Sighting | None:
         return None
     left = tuple(children(group))
     state: dict[str, Plain] = {"pending": len(left), "cancelled": plain(group.attr("cancel_scope"), "_cancel_called")}
-    return Sighting(Primitive(look.desk.id_of("group", group), "group", "anyio.TaskGroup", NAME, state, holders=left, ready=not left), "exit")
+    return Sighting(
+        Primitive(look.desk.id_of("group", group), "group", "anyio.TaskGroup", NAME, state, holders=left, ready=not left), "exit"
+    )
 
 
 def _group_start(look: Look) -> Sighting | None:
@@ -225,7 +227,13 @@ def _memory(look: Look) -> Sighting | None:
     size, senders, receivers = length(state, "buffer"), number(state, "open_send_channels"), number(state, "open_receive_channels")
     most = plain(state, "max_buffer_size")
     blocked = length(state, "waiting_senders")
-    facts: dict[str, Plain] = {"size": size, "maxsize": most, "open senders": senders, "open receivers": receivers, "senders waiting": blocked}
+    facts: dict[str, Plain] = {
+        "size": size,
+        "maxsize": most,
+        "open senders": senders,
+        "open receivers": receivers,
+        "senders waiting": blocked,
+    }
     ready = bool(size or blocked or senders == 0) if receives else receivers == 0
     kind = "queue-get" if receives else "queue-put"
     primitive = Primitive(look.desk.id_of(kind, state), kind, "anyio memory object stream", NAME, facts, ready=ready, in_use=size)

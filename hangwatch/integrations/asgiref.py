@@ -114,7 +114,9 @@ def _result(look: Look) -> Sighting | None:
     if future is None or not inner or inner[0].name != "result":
         return None
     job = executors.job_primitive(future, look.desk)
-    return Sighting(Primitive(job.id, "job", "a coroutine of async_to_sync", NAME, job.state, holders=job.holders, ready=job.ready), "async_to_sync")
+    return Sighting(
+        Primitive(job.id, "job", "a coroutine of async_to_sync", NAME, job.state, holders=job.holders, ready=job.ready), "async_to_sync"
+    )
 
 
 def _call(look: Look) -> Sighting | None:

@@ -122,7 +122,14 @@ def _gone(look: Look) -> Sighting | None:
         return None
     label = f"{_client(receiver.attr('protocol'))} to disconnect"
     return Sighting(
-        Primitive(look.desk.id_of("disconnect", receiver), "disconnect", label, NAME, patience_ns=FOREVER, ready=plain(receiver, "_closed") is True),
+        Primitive(
+            look.desk.id_of("disconnect", receiver),
+            "disconnect",
+            label,
+            NAME,
+            patience_ns=FOREVER,
+            ready=plain(receiver, "_closed") is True,
+        ),
         "receive",
     )
 
@@ -166,7 +173,9 @@ def _serve(look: Look) -> Sighting | None:
         return None
     pending = is_pending(task)
     holders = (task_id(task),) if pending else ()
-    return Sighting(Primitive(desk.id_of("future", task), "task", "the task of a request", NAME, holders=holders, ready=not pending), "serve")
+    return Sighting(
+        Primitive(desk.id_of("future", task), "task", "the task of a request", NAME, holders=holders, ready=not pending), "serve"
+    )
 
 
 WAITS = (

@@ -48,6 +48,8 @@ def is_framed(status: int, headers: Any, request: Any) -> bool:
         return True
     for name, value in headers:
         word = (name.decode("latin-1") if isinstance(name, bytes) else name).lower()
-        if word in _FRAMING or (word == "connection" and b"close" in (value if isinstance(value, bytes) else value.encode("latin-1")).lower()):
+        if word in _FRAMING or (
+            word == "connection" and b"close" in (value if isinstance(value, bytes) else value.encode("latin-1")).lower()
+        ):
             return True
     return False

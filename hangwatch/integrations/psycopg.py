@@ -48,7 +48,6 @@ def _waited(desk: Desk) -> dict[int, str]:
     return found
 
 
-
 def _getconn(look: Look) -> Sighting | None:
     pool = look.frame.local("self")
     inner = look.chain[look.index + 1 :]

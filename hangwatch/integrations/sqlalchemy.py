@@ -64,7 +64,11 @@ def _waited(desk: Desk) -> dict[int, str]:
 def _get(look: Look) -> Sighting | None:
     """Waits for a connection to come back, and not for a new one to be made."""
     pool = look.frame.local("self")
-    if not is_a(pool, *_TYPES) or pool is None or not any(frame.file.endswith("/sqlalchemy/util/queue.py") for frame in look.chain[look.index :]):
+    if (
+        not is_a(pool, *_TYPES)
+        or pool is None
+        or not any(frame.file.endswith("/sqlalchemy/util/queue.py") for frame in look.chain[look.index :])
+    ):
         return None
     timeout = plain(pool, "_timeout")
     since = None

@@ -29,7 +29,11 @@ def _from_application(look: Look) -> Sighting | None:
     below = tuple(task_id(task) for task in child_tasks(group) if task_id(task) != look.waiter_id and not _is_watcher(task))
     size = length(stream, "buffer")
     state: dict[str, Plain] = {"size": size, "open senders": plain(stream, "open_send_channels")}
-    label = "a task: the application below a middleware to answer" if look.frame.name == "call_next" else "a task: the application below a middleware"
+    label = (
+        "a task: the application below a middleware to answer"
+        if look.frame.name == "call_next"
+        else "a task: the application below a middleware"
+    )
     primitive = Primitive(look.desk.id_of("stream", stream), "task", label, NAME, state, holders=below, ready=bool(size) or None)
     return Sighting(primitive, look.frame.name)
 

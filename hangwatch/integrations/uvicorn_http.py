@@ -99,7 +99,9 @@ def client_primitive(owner: ObjectView, transport: ObjectView | None, client: st
         state["unsent"] = unsent_bytes(transport)
         state["closing"] = plain(transport, "_closing")
     label = f"client {client or '(unknown)'} to read what was sent"
-    return Primitive(desk.id_of("client", transport or owner), "client", label, NAME, _known(state), ready=None if paused is None else not paused)
+    return Primitive(
+        desk.id_of("client", transport or owner), "client", label, NAME, _known(state), ready=None if paused is None else not paused
+    )
 
 
 def receive(look: Look) -> Sighting | None:
@@ -122,7 +124,9 @@ def receive(look: Look) -> Sighting | None:
         label = f"{client} to disconnect" if not over else "the message that its exchange is over (disconnect)"
         ready = over and state["message_event_set"] is False
         patience = None if over else FOREVER
-        primitive = Primitive(look.desk.id_of("disconnect", cycle), "disconnect", label, NAME, _known(state), patience_ns=patience, ready=ready)
+        primitive = Primitive(
+            look.desk.id_of("disconnect", cycle), "disconnect", label, NAME, _known(state), patience_ns=patience, ready=ready
+        )
     return Sighting(primitive, "receive")
 
 

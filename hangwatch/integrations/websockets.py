@@ -53,7 +53,8 @@ def _end(look: Look) -> Sighting | None:
     if connection is None:
         return None
     return Sighting(
-        Primitive(look.desk.id_of("stream", connection), "stream", "a websocket's connection stream to end", NAME, patience_ns=FOREVER), "wait_closed"
+        Primitive(look.desk.id_of("stream", connection), "stream", "a websocket's connection stream to end", NAME, patience_ns=FOREVER),
+        "wait_closed",
     )
 
 
@@ -81,7 +82,9 @@ def _served(look: Look) -> Request | None:
         method="WEBSOCKET",
         route=path.partition("?")[0] if isinstance(path, str) else "",
         since_ns=None,
-        phase="responding" if any(not frame.file.endswith("/websockets/sync/server.py") for frame in look.chain[look.index + 1 :]) else "app",
+        phase="responding"
+        if any(not frame.file.endswith("/websockets/sync/server.py") for frame in look.chain[look.index + 1 :])
+        else "app",
     )
 
 
@@ -100,7 +103,10 @@ def _unread(look: Look) -> Sighting | None:
     if assembler is None or event is None:
         return None
     state: dict[str, Plain] = {"fetched": plain(event, "_flag")}
-    return Sighting(Primitive(look.desk.id_of("thread-event", event), "thread-event", "the application to fetch a websocket's message", NAME, state), "put")
+    return Sighting(
+        Primitive(look.desk.id_of("thread-event", event), "thread-event", "the application to fetch a websocket's message", NAME, state),
+        "put",
+    )
 
 
 WAITS = (
@@ -119,4 +125,6 @@ WAITS = (
 )
 
 #: A function inside of ``serve``, whose name changed.
-REQUESTS = tuple(Spot("/websockets/sync/server.py", name, _served, target="websockets.sync.server:serve") for name in ("conn_handler", "sock_handler"))
+REQUESTS = tuple(
+    Spot("/websockets/sync/server.py", name, _served, target="websockets.sync.server:serve") for name in ("conn_handler", "sock_handler")
+)

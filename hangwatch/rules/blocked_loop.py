@@ -48,7 +48,18 @@ def _finding(case: Case, doing: Doing, cause: str) -> Finding:
             f"{len(tasks)} tasks of this loop wait for it.",
         ),
         culprit=_culprit(case, doing, own, holders),
-        subjects=tuple(filter(None, (doing.loop.id, doing.thread.id if doing.thread else None, runs, doing.primitive.id if doing.primitive else None, *holders[:10]))),
+        subjects=tuple(
+            filter(
+                None,
+                (
+                    doing.loop.id,
+                    doing.thread.id if doing.thread else None,
+                    runs,
+                    doing.primitive.id if doing.primitive else None,
+                    *holders[:10],
+                ),
+            )
+        ),
         confidence="likely" if doing.sure else "suspected",
         advice=_ADVICE[cause],
         frees=max(len(tasks), len(graph.behind(doing.loop.id)), 1),

@@ -41,7 +41,8 @@ def _finding(case: Case, task: Task, again: bool, went_on: bool) -> Finding:
     times = f"{task.cancelling} times" if task.cancelling > 1 else "once"
     return Finding(
         cause="cancel-swallowed",
-        title=f"{name} was cancelled {times} and goes on" + (f"; {waiters_name(graph, waiters)} {'wait' if len(waiters) > 1 else 'waits'} for its end" if waiters else ""),
+        title=f"{name} was cancelled {times} and goes on"
+        + (f"; {waiters_name(graph, waiters)} {'wait' if len(waiters) > 1 else 'waits'} for its end" if waiters else ""),
         because=because(
             f"{name} has {task.cancelling} requests to cancel that it has not honoured.",
             "Between the two looks it was cancelled again and again." if again else "",

@@ -74,7 +74,9 @@ def _advice(primitives: list[Primitive], cycle: tuple[str, ...]) -> str:
     if kinds & {"limiter", "executor", "job"}:
         return "A thread of the pool must not wait for work that needs the same pool: do it in the thread itself, or give it a pool of its own."
     if "pool" in kinds or "semaphore" in kinds:
-        return "Take one of it for each request and pass it down, instead of taking a second while holding the first; give acquire a timeout."
+        return (
+            "Take one of it for each request and pass it down, instead of taking a second while holding the first; give acquire a timeout."
+        )
     if kinds <= {"task", "gather", "group", "future"}:
         return "Break the circle of tasks that await each other: carry what was visited, or do not share unfinished tasks."
     return "Take these in one fixed order everywhere, or use one lock for both."

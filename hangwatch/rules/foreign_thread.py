@@ -51,8 +51,12 @@ def _finding(case: Case, loop: Loop, sleepers: list[Task], acts: list[Act]) -> F
         cause="foreign-thread",
         title=f"The event loop of {_thread(case, loop)} sleeps although the wake-up of {of_whom} is queued: it was given from another thread, which does not wake the loop",
         because=because(
-            f"{loop.ready if loop.ready is not None else 'Some'} callbacks are ready in that loop, and its thread sits in the selector" + (", in two looks one after the other." if twice else "."),
-            [f"{act.op} by thread {waiter_name(graph, act.thread_id or '')}{place_of(act.frame)}, which is not the loop's." for act in acts[:3]],
+            f"{loop.ready if loop.ready is not None else 'Some'} callbacks are ready in that loop, and its thread sits in the selector"
+            + (", in two looks one after the other." if twice else "."),
+            [
+                f"{act.op} by thread {waiter_name(graph, act.thread_id or '')}{place_of(act.frame)}, which is not the loop's."
+                for act in acts[:3]
+            ],
             [f"{waiter_name(graph, task.id)} would go on as soon as the loop turns." for task in sleepers[:3]],
         ),
         culprit=pick(does, where(graph, stalled[:3], depth=2), where(graph, ids), waits_in(graph, ids[:1])),

@@ -9,10 +9,38 @@ from hangwatch.rules.base import Case
 from hangwatch.rules.frames import pick, taken_at, waits_in, where
 from hangwatch.rules.words import because, path_sentence, primitive_name, waiter_name, waiters_name, waits_sentence
 
-_KINDS = ("lock", "thread-lock", "semaphore", "condition", "import-lock", "job", "thread", "process", "pipe", "barrier", "gather", "group", "task")
+_KINDS = (
+    "lock",
+    "thread-lock",
+    "semaphore",
+    "condition",
+    "import-lock",
+    "job",
+    "thread",
+    "process",
+    "pipe",
+    "barrier",
+    "gather",
+    "group",
+    "task",
+)
 _LOCKS = ("lock", "thread-lock", "semaphore", "condition", "import-lock")
 #: Waits whose end anybody may bring who comes later: that a child task is in one proves nothing (a stream of events lives so).
-_OPEN_ENDED = ("event", "queue-get", "future", "other", "condition", "stream", "thread-event", "thread-queue", "disconnect", "timer", "group", "gather", "task")
+_OPEN_ENDED = (
+    "event",
+    "queue-get",
+    "future",
+    "other",
+    "condition",
+    "stream",
+    "thread-event",
+    "thread-queue",
+    "disconnect",
+    "timer",
+    "group",
+    "gather",
+    "task",
+)
 
 
 def check(case: Case) -> Iterator[Finding]:
@@ -47,7 +75,9 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...], holders
             waits_sentence(case, path[-2], end) + "." if end is not None and len(path) > 1 else "",
             "It moved between the two looks: it may only be slow." if moved else "",
         ),
-        culprit=pick(where(graph, path[::2][::-1]), taken_at(graph, holders, primitive.id), where(graph, waiters), waits_in(graph, path[::2][::-1])),
+        culprit=pick(
+            where(graph, path[::2][::-1]), taken_at(graph, holders, primitive.id), where(graph, waiters), waits_in(graph, path[::2][::-1])
+        ),
         subjects=(*waiters[:20], primitive.id, *path),
         confidence="suspected" if unsure else "likely",
         advice=f"Do not wait for {primitive_name(end)} without a time limit while others wait for {primitive_name(primitive)}."

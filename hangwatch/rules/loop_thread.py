@@ -77,7 +77,9 @@ def blocked_loops(case: Case) -> list[Doing]:
     for loop in case.snapshot.loops:
         thread = case.graph.threads.get(loop.thread_id or "")
         named = case.stall.kind == "loop" and case.stall.subject_id in (loop.id, loop.thread_id)
-        waits = thread is not None and bool(case.graph.waits_of(thread.id)) and not loop.asleep and case.stands_still(thread.id) is not False
+        waits = (
+            thread is not None and bool(case.graph.waits_of(thread.id)) and not loop.asleep and case.stands_still(thread.id) is not False
+        )
         if named or waits:
             doing = _look(case, loop, thread)
             if named or doing.what not in ("idle", "unclear", "cpu"):
@@ -107,9 +109,14 @@ def _frames(case: Case, loop: Loop, thread: Thread | None) -> tuple[Frame, ...]:
 
 def inside_the_loop(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
     """What the loop runs, without what runs the loop: the main program that started the server is not what blocks it."""
-    at = max((i for i, f in enumerate(frames) if f.function.split(".")[-1] in _TURNS and is_standard(f.file) and "asyncio" in f.file), default=0)
+    at = max(
+        (i for i, f in enumerate(frames) if f.function.split(".")[-1] in _TURNS and is_standard(f.file) and "asyncio" in f.file), default=0
+    )
     if at == 0:
-        at = max((i for i, f in enumerate(frames) if f.function.split(".")[-1] in ("run", "run_until_complete") and "asyncio/runners" in f.file), default=0)
+        at = max(
+            (i for i, f in enumerate(frames) if f.function.split(".")[-1] in ("run", "run_until_complete") and "asyncio/runners" in f.file),
+            default=0,
+        )
     return frames[at:]
 
 
@@ -155,7 +162,11 @@ def _witness(case: Case, tool: str, thread: Thread | None) -> dict[str, Any] | N
 def _in_selector(frames: Iterable[Frame]) -> bool:
     """The innermost frame is the loop's own wait for its selector (uvloop's has no Python frame: then nothing of the application is inside)."""
     own = [frame for frame in frames if not is_ours(frame.file)]
-    return bool(own) and own[-1].file.endswith("selectors.py") and any(f.file.endswith("asyncio/base_events.py") and f.function.endswith("_run_once") for f in own[-3:])
+    return (
+        bool(own)
+        and own[-1].file.endswith("selectors.py")
+        and any(f.file.endswith("asyncio/base_events.py") and f.function.endswith("_run_once") for f in own[-3:])
+    )
 
 
 def _collecting(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...], primitive: Primitive | None) -> Doing | None:
@@ -204,7 +215,9 @@ def _gil(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...
     owner, stack = _gil_owner(case, thread, frames)
     if owner == "loop":
         return Doing(loop, thread, frames, "native", (*facts, "The loop's own thread has it."))
-    return Doing(loop, thread, frames, "gil", (*facts, f"It is {owner} that was inside native code." if owner else ""), stack, sure=bool(stack))
+    return Doing(
+        loop, thread, frames, "gil", (*facts, f"It is {owner} that was inside native code." if owner else ""), stack, sure=bool(stack)
+    )
 
 
 def waits_for_gil(case: Case, waiter_id: str) -> bool:
@@ -226,7 +239,10 @@ def _gil_owner(case: Case, loop_thread: Thread | None, frames: tuple[Frame, ...]
     if frames and not _in_selector(frames):
         return "loop", frames
     written = case.of_tool("faulthandler")
-    stacks = [(f"thread '{t.get('name') or hex(t.get('ident', 0))}'", _as_frames(t)) for t in (written.data.get("threads") or () if written else ())]
+    stacks = [
+        (f"thread '{t.get('name') or hex(t.get('ident', 0))}'", _as_frames(t))
+        for t in (written.data.get("threads") or () if written else ())
+    ]
     stacks += [(f"thread '{t.name}'", t.frames) for t in case.snapshot.threads if not t.is_loop]
     running = [(name, stack) for name, stack in stacks if stack and not is_standard(stack[-1].file) and not is_ours(stack[-1].file)]
     return running[0] if running else ("", ())
@@ -313,12 +329,22 @@ def _runs(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ..
 def _starved(case: Case, thread: Thread | None) -> list[str]:
     facts, said = [], case.of_tool("process")
     throttling = (said.data.get("throttling") or {}) if said else {}
-    if said and throttling.get("throttled_ms") and throttling["throttled_ms"] >= 1000 * STARVED_WAIT * float(said.data.get("window_s") or 1):
-        facts.append(f"Its control group was held back for {throttling['throttled_ms']:.0f} ms of {float(said.data['window_s']) * 1e3:.0f} ms (quota {throttling.get('cpus')} CPUs).")
+    if (
+        said
+        and throttling.get("throttled_ms")
+        and throttling["throttled_ms"] >= 1000 * STARVED_WAIT * float(said.data.get("window_s") or 1)
+    ):
+        facts.append(
+            f"Its control group was held back for {throttling['throttled_ms']:.0f} ms of {float(said.data['window_s']) * 1e3:.0f} ms (quota {throttling.get('cpus')} CPUs)."
+        )
     waited = _witness(case, "process", thread)
     if said and waited and (waited.get("delay_ms") or 0) >= 1000 * STARVED_WAIT * float(said.data.get("window_s") or 1):
-        facts.append(f"Its thread was ready to run but waited {waited['delay_ms']:.0f} ms of {float(said.data['window_s']) * 1e3:.0f} ms for a CPU.")
+        facts.append(
+            f"Its thread was ready to run but waited {waited['delay_ms']:.0f} ms of {float(said.data['window_s']) * 1e3:.0f} ms for a CPU."
+        )
     seen = _witness(case, "ebpf", thread)
     if seen and (seen.get("delay_ms") or 0) > STARVED_WAIT * (seen.get("busy_ms") or 0) > 0:
-        facts.append(f"The kernel kept it waiting for a CPU for {seen['delay_ms']:.0f} of the {seen['busy_ms']:.0f} ms since it left its loop.")
+        facts.append(
+            f"The kernel kept it waiting for a CPU for {seen['delay_ms']:.0f} of the {seen['busy_ms']:.0f} ms since it left its loop."
+        )
     return facts

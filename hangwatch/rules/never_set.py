@@ -39,7 +39,9 @@ def check(case: Case) -> Iterator[Finding]:
 def _dead_ends(primitive: Primitive) -> list[str]:
     found = [words for key, words in _DEAD_ENDS.items() if primitive.state.get(key)]
     if primitive.state.get("response_framed") is False:
-        found.append("The response was sent without a length and not in chunks, on a connection that stays open: its client cannot see its end.")
+        found.append(
+            "The response was sent without a length and not in chunks, on a connection that stays open: its client cannot see its end."
+        )
     if primitive.kind == "job" and primitive.ready is True:
         found.append(_DEAD_ENDS["job_done"])
     if primitive.kind == "queue-join" and primitive.state.get("size") == 0:
@@ -98,4 +100,6 @@ def _advice(primitive: Primitive) -> str:
         return "Call task_done() in `finally`, once for each get()."
     if primitive.kind == "body":
         return "Limit how long a request body may take, and look at what the client sent."
-    return "Find who was to set it and why that one ended: set it in `finally`, keep a reference to the task, and give the wait a time limit."
+    return (
+        "Find who was to set it and why that one ended: set it in `finally`, keep a reference to the task, and give the wait a time limit."
+    )

@@ -39,10 +39,18 @@ def _leak(case: Case, primitive: Primitive, waiters: tuple[str, ...], live: tupl
         title=f"{waiters_name(graph, waiters)} {'wait' if len(waiters) > 1 else 'waits'} for {name}: {lost} of what is out is kept by nobody alive",
         because=because(
             state_sentence(primitive),
-            f"{len(live)} live holders were found ({', '.join(waiter_name(graph, h) for h in live[:4])})." if live else "No task or thread alive holds any of it.",
+            f"{len(live)} live holders were found ({', '.join(waiter_name(graph, h) for h in live[:4])})."
+            if live
+            else "No task or thread alive holds any of it.",
             [waits_sentence(case, w, primitive) + "." for w in waiters[:3]],
         ),
-        culprit=pick([taken.frame if taken else None], where(graph, waiters), waits_in(graph, waiters[:2]), where(graph, live), where(graph, waiters, depth=3)),
+        culprit=pick(
+            [taken.frame if taken else None],
+            where(graph, waiters),
+            waits_in(graph, waiters[:2]),
+            where(graph, live),
+            where(graph, waiters, depth=3),
+        ),
         subjects=(*waiters[:20], primitive.id, *live),
         confidence="likely" if used is not None and case.snapshot.at_ns and _stands(case, primitive) else "suspected",
         advice="Something took it and ended without giving it back (an error, a cancellation, a response that was not closed): take it with `async with`, close what was opened in `finally`.",

@@ -32,7 +32,11 @@ def check(case: Case) -> Iterator[Finding]:
 def _eaten(case: Case, primitive: Primitive, waiters: tuple[str, ...]) -> Finding:
     graph = case.graph
     twice = ready_twice(case, primitive, waiters[0])
-    name = f"{primitive_name(primitive)}, by an event that is shared between requests" if primitive.kind == "body" else f"{primitive_name(primitive)}, which is shared between requests"
+    name = (
+        f"{primitive_name(primitive)}, by an event that is shared between requests"
+        if primitive.kind == "body"
+        else f"{primitive_name(primitive)}, which is shared between requests"
+    )
     due = "what it waits for has arrived" if primitive.ready else "nothing has set it"
     return Finding(
         cause="shared-event",
@@ -40,7 +44,9 @@ def _eaten(case: Case, primitive: Primitive, waiters: tuple[str, ...]) -> Findin
         because=because(
             [waits_sentence(case, w, primitive) + "." for w in waiters[:3]],
             state_sentence(primitive),
-            f"What {waiter_name(graph, waiters[0])} waits for is already there" + (", in two looks one after the other." if twice else ".") if primitive.ready else "",
+            f"What {waiter_name(graph, waiters[0])} waits for is already there" + (", in two looks one after the other." if twice else ".")
+            if primitive.ready
+            else "",
             told(case, primitive),
         ),
         culprit=pick(waits_in(graph, waiters[:1]), where(graph, waiters, depth=2)),

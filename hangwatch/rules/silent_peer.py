@@ -41,7 +41,9 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...]) -> Find
         because=because(
             [waits_sentence(case, w, primitive) + "." for w in waiters[:3]],
             state_sentence(primitive),
-            f"Its own time limit is {limit} s." if (limit := primitive.state.get("limit_s")) else "No time limit of its own is set for this wait.",
+            f"Its own time limit is {limit} s."
+            if (limit := primitive.state.get("limit_s"))
+            else "No time limit of its own is set for this wait.",
             f"The longest chain behind it: {path_sentence(graph, max(paths, key=len))}." if paths else "",
         ),
         culprit=pick(where(graph, waiters), where(graph, waiters, depth=3), waits_in(graph, waiters[:1]), where(graph, behind[:4])),

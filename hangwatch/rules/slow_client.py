@@ -37,7 +37,11 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...]) -> Find
     client = f"client {connection.client}" if connection and connection.client else "the client"
     held = [p for w in waiters for p in graph.held_by(w) if graph.waiters(p)]
     others = len(graph.behind(*held)) if held else 0
-    behind = f"; {others} more wait for what it keeps ({', '.join(primitive_name(graph.primitives.get(p), p) for p in held[:2])})" if others else ""
+    behind = (
+        f"; {others} more wait for what it keeps ({', '.join(primitive_name(graph.primitives.get(p), p) for p in held[:2])})"
+        if others
+        else ""
+    )
     return Finding(
         cause="slow-client",
         title=f"{waiters_name(graph, waiters)} waits for {client} to {'read what was sent' if reads else 'send the rest of its request body'}{behind}",
@@ -47,7 +51,12 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...]) -> Find
             "Sending on this connection is paused by flow control." if connection and connection.write_paused else "",
             state_sentence(primitive),
         ),
-        culprit=pick(where(graph, waiters), *[taken_at(graph, waiters, p) for p in held], waits_in(graph, waiters[:2]), where(graph, waiters, depth=2)),
+        culprit=pick(
+            where(graph, waiters),
+            *[taken_at(graph, waiters, p) for p in held],
+            waits_in(graph, waiters[:2]),
+            where(graph, waiters, depth=2),
+        ),
         subjects=(*waiters[:20], primitive.id, *([connection.id] if connection else [])),
         confidence="suspected" if _moved(case, connection) else "likely",
         advice="Do not keep a connection, lock or slot while sending to a client; give sending a time limit, or collect the answer before it is sent."

@@ -18,7 +18,14 @@ def check(case: Case) -> Iterator[Finding]:
     if case.stall.kind == "shutdown":
         stopping = tasks_with(case, *_SERVER)
         first = sorted(frames_with(stopping, *_SERVER), key=lambda frame: is_standard(frame.file))
-        yield finding(case, "stuck-shutdown", "The server was told to stop and has not ended", _holding(case, [t.id for t in stopping]), first, _ADVICE)
+        yield finding(
+            case,
+            "stuck-shutdown",
+            "The server was told to stop and has not ended",
+            _holding(case, [t.id for t in stopping]),
+            first,
+            _ADVICE,
+        )
         return
     yield from _on_the_way(case)
     for primitive, _ in case.waiting_on("server-close"):
@@ -35,7 +42,14 @@ def _on_the_way(case: Case) -> Iterator[Finding]:
     stopping = [t for t in tasks_with(case, "shutdown", "_shutdown") if _is_servers_stop(t) and case.stands_still(t.id)]
     if stopping and case.stall.kind == "request":
         first = sorted(frames_with(stopping, *_SERVER), key=lambda frame: is_standard(frame.file))
-        told = finding(case, "stuck-shutdown", "The server is stopping and waits for a request that does not end", _holding(case, [t.id for t in stopping]), first, _ADVICE)
+        told = finding(
+            case,
+            "stuck-shutdown",
+            "The server is stopping and waits for a request that does not end",
+            _holding(case, [t.id for t in stopping]),
+            first,
+            _ADVICE,
+        )
         yield dataclasses.replace(told, confidence="suspected")
 
 

@@ -17,7 +17,11 @@ def check(case: Case) -> Iterator[Finding]:
     if case.stall.kind != "startup":
         return
     ours = [task for task in case.snapshot.tasks if (frame := innermost(task.frames)) is not None and is_application(frame.file)]
-    lifespan = [task for task in ours if any("lifespan" in f.file or f.function.split(".")[-1] in ("lifespan", "startup", "__aenter__") for f in task.frames)]
+    lifespan = [
+        task
+        for task in ours
+        if any("lifespan" in f.file or f.function.split(".")[-1] in ("lifespan", "startup", "__aenter__") for f in task.frames)
+    ]
     first = frames_with(tasks_with(case, *_SERVER), *_SERVER)
     ids = [task.id for task in lifespan or ours]
     yield finding(case, "stuck-startup", "The application's start-up has not ended", ids, first, _ADVICE)

@@ -34,7 +34,10 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...], lost: l
         title=f"{waiters_name(graph, waiters)} {'wait' if len(waiters) > 1 else 'waits'} for {primitive_name(primitive)}; a task that was still pending has been garbage-collected, and with it whoever was to end that wait",
         because=because(
             [waits_sentence(case, w, primitive) + "." for w in waiters[:3]],
-            [f"{seconds(max(0, case.snapshot.at_ns - act.at_ns))} before, {act.primitive_id} was destroyed while pending{place_of(act.frame)}." for act in lost[-3:]],
+            [
+                f"{seconds(max(0, case.snapshot.at_ns - act.at_ns))} before, {act.primitive_id} was destroyed while pending{place_of(act.frame)}."
+                for act in lost[-3:]
+            ],
             "" if lost else "The log says that a task was destroyed while it was pending.",
             "No live task refers to what is waited for." if case.setters(primitive) == () else "",
         ),

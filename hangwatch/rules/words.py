@@ -93,7 +93,10 @@ def state_sentence(primitive: Primitive) -> str:
 
 def path_sentence(graph: WaitGraph, path: Sequence[str]) -> str:
     """``POST /a → lock bob → POST /b → lock alice``."""
-    names = [waiter_name(graph, node) if node.startswith(("task:", "thread:", "request:")) else primitive_name(graph.primitives.get(node), node) for node in path]
+    names = [
+        waiter_name(graph, node) if node.startswith(("task:", "thread:", "request:")) else primitive_name(graph.primitives.get(node), node)
+        for node in path
+    ]
     return " → ".join(names)
 
 

@@ -147,7 +147,10 @@ def test_its_owner_said_no(version, tmp_path):
 def test_too_old_and_without_a_loop(tmp_path):
     with stressed("3.9", cwd=tmp_path) as child, pytest.raises(CannotLook, match=r"needs 3\.10"):
         entry.install(Target(child).pid)
-    with running([sys.executable, "-c", "import time; print('[0]', flush=True); time.sleep(60)"]) as child, pytest.raises(CannotLook, match="no event loop"):
+    with (
+        running([sys.executable, "-c", "import time; print('[0]', flush=True); time.sleep(60)"]) as child,
+        pytest.raises(CannotLook, match="no event loop"),
+    ):
         entry.install(Target(child).pid)
 
 
@@ -176,11 +179,17 @@ def test_a_thread_at_no_safe_place_is_left_alone(where, tmp_path):
         ground = object.__new__(newthread._Ground)
         ground.memory = Memory(ProcessSource(child.pid))
         ground.regions = ground.memory.regions
-        ground.python, ground.others = [], [region for region in ground.regions if "x" in region.permissions and region.path.startswith("/")]
+        ground.python, ground.others = (
+            [],
+            [region for region in ground.regions if "x" in region.permissions and region.path.startswith("/")],
+        )
         with Tracee(child.pid, child.pid) as stopped:
             if where == "handler":
                 stopped.registers["orig_rax"] = 232  # as if it waited in a handler for what may be waited for
-            assert newthread.unsafe(stopped, ground) == {"handler": "a thread is in a signal handler", "mutex": "a thread waits for a mutex"}[where]
+            assert (
+                newthread.unsafe(stopped, ground)
+                == {"handler": "a thread is in a signal handler", "mutex": "a thread waits for a mutex"}[where]
+            )
         child.send_signal(signal.SIGCONT)
         assert child.poll() is None
 
@@ -191,4 +200,6 @@ def test_the_payload_needs_only_the_standard_library():
     text = payload.script("install", "token", {})
     assert compile(text, "entry", "exec").co_names == ("exec", "compile", "__builtins__")
     assert names == {}
-    assert not [name for name in payload._sources(Path(attach.__file__).parent.parent, "") if name.startswith(("console", "watcher", "attach"))]
+    assert not [
+        name for name in payload._sources(Path(attach.__file__).parent.parent, "") if name.startswith(("console", "watcher", "attach"))
+    ]

@@ -18,7 +18,9 @@ from tests.services import running
 
 @pytest.fixture
 def service(tmp_path):
-    with running(tmp_path, lambda port: [sys.executable, "-m", "uvicorn", "service:app", "--port", str(port), "--log-level", "warning"]) as found:
+    with running(
+        tmp_path, lambda port: [sys.executable, "-m", "uvicorn", "service:app", "--port", str(port), "--log-level", "warning"]
+    ) as found:
         until(lambda: answers(found.process.pid))
         yield found
 

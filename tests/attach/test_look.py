@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
+import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +87,26 @@ def test_core_file(tmp_path):
     incident = attach.look_at_core(str(tmp_path / f"core.{pid}"))
     assert incident.findings[0].cause == "deadlock"
     assert (incident.snapshot.source, incident.snapshot.pid) == ("core", pid)
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.12", "3.14"])
+def test_core_file_the_kernel_wrote(version, tmp_path):
+    """It leaves out the pages that it finds on disk."""
+    if not Path("/proc/sys/kernel/core_pattern").read_text().startswith("core"):
+        pytest.skip("the kernel hands core files to a program here")
+    python = python_of(version)
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    if resource.getrlimit(resource.RLIMIT_CORE)[1] != resource.RLIM_INFINITY:
+        pytest.skip("core files are limited here")
+    with running([python, str(TARGETS / "crossed.py")], cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, unlimited)) as child:
+        assert child.stdout.readline()
+        until(lambda: attach.open_reader(child.pid).tasks())
+        child.send_signal(signal.SIGABRT)
+        child.wait(30)
+    (core,) = tmp_path.glob("core*")
+    incident = attach.look_at_core(str(core))
+    assert incident.findings[0].cause == "deadlock"
+    assert (incident.snapshot.source, incident.snapshot.pid) == ("core", child.pid)
 
 
 def test_core_file_that_is_none(tmp_path):

@@ -86,7 +86,12 @@ def test_a_loop_that_stays_in_one_callback():
 
 @pytest.mark.parametrize(
     "later",
-    [blocked(301, HANDLE, APP, asleep=True), blocked(301, HANDLE, Frame("/app/other.py", 1, "other")), blocked(301, HANDLE, APP, running="task:2"), blocked(301, SELECT)],
+    [
+        blocked(301, HANDLE, APP, asleep=True),
+        blocked(301, HANDLE, Frame("/app/other.py", 1, "other")),
+        blocked(301, HANDLE, APP, running="task:2"),
+        blocked(301, SELECT),
+    ],
     ids=["asleep", "another callback", "another task", "on its way out of the selector"],
 )
 def test_a_loop_that_went_on(later):

@@ -33,7 +33,10 @@ if __name__ == "__main__":
         once(folder)  # writes the bytecode
         times, sizes = zip(*(once(folder) for _ in range(_RUNS)), strict=True)
     took, size = statistics.median(times), statistics.median(sizes)
-    rows = [("import and install, time", "ms", took, "< 60 ms", took < 60), ("import and install, memory", "MB", size, "< 12 MB", size < 12)]
+    rows = [
+        ("import and install, time", "ms", took, "< 60 ms", took < 60),
+        ("import and install, memory", "MB", size, "< 12 MB", size < 12),
+    ]
     print(
         json.dumps(
             [

@@ -38,7 +38,19 @@ async def app(scope, receive, send):
 
 def start(folder: Path, port: int, agent: bool) -> subprocess.Popen[bytes]:
     root = Path(__file__).resolve().parents[2]
-    uvicorn = [sys.executable, "-m", "uvicorn", "hello:app", "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
+    uvicorn = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "hello:app",
+        "--port",
+        str(port),
+        "--loop",
+        "uvloop",
+        "--http",
+        "httptools",
+        "--no-access-log",
+    ]
     command = [sys.executable, "-m", "hangwatch", "run", "--spool", str(folder / "spool"), "--", *uvicorn] if agent else uvicorn
     environ = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{folder}"}
     server = subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -65,4 +65,6 @@ def row(name: str, plain: float, patched: float, budget_ns: int) -> dict[str, ob
 
 if __name__ == "__main__":
     found = asyncio.run(measure())
-    print(json.dumps([row(name, found[name][False], found[name][True], limit) for name, limit in (("blocking", 300), ("not blocking", 60))]))
+    print(
+        json.dumps([row(name, found[name][False], found[name][True], limit) for name, limit in (("blocking", 300), ("not blocking", 60))])
+    )

@@ -46,7 +46,9 @@ def test_nothing_found_is_exit_status_0():
     assert "Nothing stands still" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [(), ("99999999",), (":1",), ("no such command line",), ("1", "--core", "/etc/passwd"), ("--core", "/etc/passwd")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("99999999",), (":1",), ("no such command line",), ("1", "--core", "/etc/passwd"), ("--core", "/etc/passwd")]
+)
 def test_what_cannot_be_looked_at_is_exit_status_2_with_the_next_step(arguments):
     done = hangwatch(*arguments)
     assert (done.returncode, done.stdout) == (2, "")

@@ -23,7 +23,19 @@ ROOT = Path(__file__).resolve().parents[2]
 def port():
     with socket.create_server(("127.0.0.1", 0)) as free:
         number = free.getsockname()[1]
-    command = [sys.executable, "-m", "gunicorn", "-k", "asgi", "-b", f"127.0.0.1:{number}", "--log-level", "critical", "--graceful-timeout", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "-k",
+        "asgi",
+        "-b",
+        f"127.0.0.1:{number}",
+        "--log-level",
+        "critical",
+        "--graceful-timeout",
+        "1",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with running([*command, "tests.integrations.gunicorn_service:app"], env=environment, cwd=ROOT) as child:
         until(lambda: answers(number))
@@ -51,7 +63,9 @@ def when(port: int, ready) -> Seen:
 
 
 def test_request_and_connection(port):
-    with client(port, b"GET /stuck?x=1 HTTP/1.1\r\nHost: t\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n"):
+    with client(
+        port, b"GET /stuck?x=1 HTTP/1.1\r\nHost: t\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n"
+    ):
         seen = when(port, lambda now: now.of("stuck") and now.request("/stuck"))
         request = seen.request("/stuck")
         assert (request.method, request.phase, request.task_id) == ("GET", "app", seen.of("stuck").id)

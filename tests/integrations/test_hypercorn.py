@@ -83,7 +83,9 @@ def port():
 
 
 def test_request_and_connection(port):
-    with client(port, b"GET /stuck?x=1 HTTP/1.1\r\nHost: t\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n"):
+    with client(
+        port, b"GET /stuck?x=1 HTTP/1.1\r\nHost: t\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n"
+    ):
         seen = parked("stuck", "event")
         request = seen.request("/stuck")
         assert (request.method, request.phase, request.task_id) == ("GET", "app", seen.of("stuck").id)
@@ -96,7 +98,14 @@ def test_body_and_disconnect(port):
         client(port, b"POST /upload HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\nhalf"),
         client(port, b"GET /watch HTTP/1.1\r\nHost: t\r\n\r\n"),
     ):
-        seen = when(lambda now: now.of("next_message") and (found := now.awaited_by("next_message")) and found.patience_ns == FOREVER and now.of("read_body"))
+        seen = when(
+            lambda now: (
+                now.of("next_message")
+                and (found := now.awaited_by("next_message"))
+                and found.patience_ns == FOREVER
+                and now.of("read_body")
+            )
+        )
         assert seen.awaited_by("read_body").patience_ns is None
         assert seen.awaited_by("read_body").state["body_complete"] is False
         assert seen.request("/upload").phase == "body"

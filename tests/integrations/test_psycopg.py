@@ -39,7 +39,9 @@ def address():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {**os.environ, "LC_ALL": "C", "HOME": str(folder)}
-    made = subprocess.run([initdb, "-D", f"{folder}/data", "-U", "test", "-A", "trust"], capture_output=True, env=environment, cwd=folder, **user)
+    made = subprocess.run(
+        [initdb, "-D", f"{folder}/data", "-U", "test", "-A", "trust"], capture_output=True, env=environment, cwd=folder, **user
+    )
     assert made.returncode == 0, made.stderr.decode()
     command = [postgres, "-D", f"{folder}/data", "-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, cwd=folder, **user)

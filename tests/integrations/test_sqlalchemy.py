@@ -19,7 +19,12 @@ from sqlalchemy.pool import QueuePool  # noqa: E402
 @pytest.fixture
 def engine(tmp_path):
     return create_engine(
-        f"sqlite:///{tmp_path}/x.db", poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=30, connect_args={"check_same_thread": False}
+        f"sqlite:///{tmp_path}/x.db",
+        poolclass=QueuePool,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=30,
+        connect_args={"check_same_thread": False},
     )
 
 

@@ -156,9 +156,17 @@ def test_idle_server_has_only_patient_waits(port):
 def test_websockets(kind):
     pytest.importorskip(kind.partition("-")[0])
     upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-    with uvicorn_running(app, ws=kind) as port, client(port, http("GET", "/talk", upgrade)) as talking, client(port, http("GET", "/shout", upgrade), small=True):
+    with (
+        uvicorn_running(app, ws=kind) as port,
+        client(port, http("GET", "/talk", upgrade)) as talking,
+        client(port, http("GET", "/shout", upgrade), small=True),
+    ):
         assert talking.recv(100).startswith(b"HTTP/1.1 101")
-        seen = when(lambda now: all((found := now.awaited_by(name)) and found.kind == kind for name, kind in (("shout", "client"), ("talk", "peer"))))
+        seen = when(
+            lambda now: all(
+                (found := now.awaited_by(name)) and found.kind == kind for name, kind in (("shout", "client"), ("talk", "peer"))
+            )
+        )
         idle = seen.awaited_by("talk")
         assert (idle.kind, idle.patience_ns, idle.state["accepted"]) == ("peer", FOREVER, True)
         assert seen.awaited_by("shout").state["write_paused"] is True

@@ -63,7 +63,15 @@ def test_a_thread_lock_and_who_has_it():
     assert {"words", "add_word"} <= {frame.function for frame in found["blocked-loop-lock"].culprit}
 
 
-@pytest.mark.parametrize("frame", ["queue.py:Queue.get", "threading.py:Condition.wait", "concurrent/futures/_base.py:Future.result", "<frozen importlib._bootstrap>:_ModuleLock.acquire"])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "queue.py:Queue.get",
+        "threading.py:Condition.wait",
+        "concurrent/futures/_base.py:Future.result",
+        "<frozen importlib._bootstrap>:_ModuleLock.acquire",
+    ],
+)
 def test_a_wait_for_a_thread_is_told_by_its_frames(frame):
     assert list(blocked([*RUNNING, "app.py:search:27", frame], syscall="futex")) == ["blocked-loop-lock"]
 
@@ -101,7 +109,14 @@ def test_a_busy_machine_is_no_starvation_while_the_loop_computes():
 
 
 def test_the_main_program_below_the_loop_is_not_what_blocks_it():
-    frames = ["app.py:<module>:32", "uvicorn/main.py:run", *RUNNING[:1], "starlette/responses.py:stream_response", "uvicorn/protocols/http/h11_impl.py:send", "logging/__init__.py:emit"]
+    frames = [
+        "app.py:<module>:32",
+        "uvicorn/main.py:run",
+        *RUNNING[:1],
+        "starlette/responses.py:stream_response",
+        "uvicorn/protocols/http/h11_impl.py:send",
+        "logging/__init__.py:emit",
+    ]
     scene = Scene()
     scene.loop_thread(["app.py:<module>:32", *RUNNING[:1], "starlette/responses.py:stream_response", "app.py:frames:9"], cpu_ns=0)
     before = scene.snapshot(at_ns=NOW - 300_000_000)

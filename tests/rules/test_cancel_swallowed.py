@@ -26,14 +26,16 @@ def test_it_goes_on_and_its_end_is_awaited():
 
 def test_the_handler_is_named(tmp_path):
     file = tmp_path / "events.py"
-    file.write_text(textwrap.dedent("""
+    file.write_text(
+        textwrap.dedent("""
         async def events():
             while True:
                 try:
                     await get()
                 except BaseException:
                     continue
-    """))
+    """)
+    )
     scene, _, task = stopping(now=40)
     scene.change(task, frames=(Frame(str(file), 5, "events"),))
     (finding,) = cancel_swallowed.check(scene.case())

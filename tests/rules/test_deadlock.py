@@ -82,7 +82,14 @@ def pipelined(setters=()):
     scene = Scene()
     event = scene.primitive("event", "asyncio.Event", state={"set": False}, ready=False, setters=setters)
     scene.connections["connection:c"] = Connection("connection:c", "http/1.1", "10.0.0.9:50000", queued=1)
-    scene.request("POST", "/renders", ["starlette/background.py:__call__", "app.py:follow_render:30"], event, connection_id="connection:c", phase="background")
+    scene.request(
+        "POST",
+        "/renders",
+        ["starlette/background.py:__call__", "app.py:follow_render:30"],
+        event,
+        connection_id="connection:c",
+        phase="background",
+    )
     scene.requests["request:q"] = Request("request:q", "connection:c", None, "POST", "/renders/1/done", None, "queued")
     return scene, "request:q"
 

@@ -21,7 +21,13 @@ def test_a_service_that_is_an_installed_package_still_has_a_culprit():
 
 
 def test_the_library_frame_that_waits_lies_below_the_application():
-    stack = [frame("uvicorn/x.py:outer"), frame("app.py:a"), frame("redis/client.py:execute"), frame("redis/pool.py:get_connection"), frame("asyncio/locks.py:wait_for")]
+    stack = [
+        frame("uvicorn/x.py:outer"),
+        frame("app.py:a"),
+        frame("redis/client.py:execute"),
+        frame("redis/pool.py:get_connection"),
+        frame("asyncio/locks.py:wait_for"),
+    ]
     assert [f.function for f in frames.library_wait(stack)] == ["get_connection", "execute"]
 
 
@@ -31,7 +37,9 @@ def test_a_function_is_named_once():
 
 def test_source_says_what_a_handler_catches(tmp_path):
     file = tmp_path / "m.py"
-    file.write_text("async def f():\n    try:\n        await g()\n    except Exception:\n        pass\n\nasync def h():\n    try:\n        await g()\n    except:\n        raise\n")
+    file.write_text(
+        "async def f():\n    try:\n        await g()\n    except Exception:\n        pass\n\nasync def h():\n    try:\n        await g()\n    except:\n        raise\n"
+    )
     assert source.catches_cancel(Frame(str(file), 3, "f")) is None
     assert source.catches_cancel(Frame(str(file), 9, "h")) is None
     assert source.calls_in(Frame(str(file), 3, "f")) == {"g"}

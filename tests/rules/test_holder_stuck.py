@@ -5,7 +5,9 @@ from tests.cases import Scene
 def chained(end="peer", **fields):
     scene = Scene()
     lock, peer = scene.lock("token lock"), scene.primitive(end, "10.0.0.7:443", **fields)
-    scene.request("GET", "/a", ["app.py:get:26", "app.py:refresh:32", "httpcore/_async/connection.py:handle"], peer, [(lock, "app.py:get:26")])
+    scene.request(
+        "GET", "/a", ["app.py:get:26", "app.py:refresh:32", "httpcore/_async/connection.py:handle"], peer, [(lock, "app.py:get:26")]
+    )
     for _ in range(2):
         scene.request("GET", "/b", ["app.py:get:26"], lock)
     return scene

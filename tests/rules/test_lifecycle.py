@@ -5,8 +5,18 @@ from tests.cases import LOOP, Scene
 
 def starting():
     scene = Scene()
-    scene.task("serve", ["uvicorn/server.py:Server._serve", "uvicorn/lifespan/on.py:LifespanOn.startup", "asyncio/locks.py:Event.wait"], scene.primitive("event"))
-    frames = ["uvicorn/lifespan/on.py:LifespanOn.main", "starlette/routing.py:lifespan", "app.py:lifespan:30", "app.py:consume:12", "asyncio/queues.py:get"]
+    scene.task(
+        "serve",
+        ["uvicorn/server.py:Server._serve", "uvicorn/lifespan/on.py:LifespanOn.startup", "asyncio/locks.py:Event.wait"],
+        scene.primitive("event"),
+    )
+    frames = [
+        "uvicorn/lifespan/on.py:LifespanOn.main",
+        "starlette/routing.py:lifespan",
+        "app.py:lifespan:30",
+        "app.py:consume:12",
+        "asyncio/queues.py:get",
+    ]
     scene.task("lifespan", frames, scene.primitive("queue-get", "asyncio.Queue", patience_ns=FOREVER))
     return scene
 
@@ -25,8 +35,15 @@ def test_twin_it_has_started():
 
 def stopping():
     scene = Scene()
-    scene.request("GET", "/ticks", ["app.py:tick_source:20", "asyncio/tasks.py:sleep"], scene.primitive("timer", patience_ns=10), phase="responding")
-    frames = ["uvicorn/server.py:Server._serve", "uvicorn/server.py:Server.shutdown", "uvicorn/server.py:Server._wait_tasks_to_complete", "asyncio/tasks.py:sleep"]
+    scene.request(
+        "GET", "/ticks", ["app.py:tick_source:20", "asyncio/tasks.py:sleep"], scene.primitive("timer", patience_ns=10), phase="responding"
+    )
+    frames = [
+        "uvicorn/server.py:Server._serve",
+        "uvicorn/server.py:Server.shutdown",
+        "uvicorn/server.py:Server._wait_tasks_to_complete",
+        "asyncio/tasks.py:sleep",
+    ]
     scene.task("main", frames, scene.primitive("timer"))
     return scene
 

@@ -23,7 +23,12 @@ def test_that_no_live_task_refers_to_it_is_a_suspicion():
 
 
 def test_the_job_is_done_and_its_result_went_nowhere():
-    scene = waiting("job", ["app.py:inspect:21", "asyncio/threads.py:to_thread"], ready=True, state={"file": "/srv/shop/app.py", "function": "header_of", "line": 15})
+    scene = waiting(
+        "job",
+        ["app.py:inspect:21", "asyncio/threads.py:to_thread"],
+        ready=True,
+        state={"file": "/srv/shop/app.py", "function": "header_of", "line": 15},
+    )
     (finding,) = never_set.check(scene.case())
     assert finding.confidence == "likely"
     assert [frame.function for frame in finding.culprit[:2]] == ["header_of", "inspect"]
@@ -31,7 +36,9 @@ def test_the_job_is_done_and_its_result_went_nowhere():
 
 def test_where_a_stop_iteration_gets_out(tmp_path):
     file = tmp_path / "rooms.py"
-    file.write_text("def smallest(rooms):\n    return next(r for r in rooms if r)\n\ndef find(n):\n    a = next(iter(n), None)\n    return smallest(n)\n")
+    file.write_text(
+        "def smallest(rooms):\n    return next(r for r in rooms if r)\n\ndef find(n):\n    a = next(iter(n), None)\n    return smallest(n)\n"
+    )
     scene = waiting("job", ["app.py:inspect:21"], ready=True, state={"file": str(file), "function": "find", "line": 4, "job_done": True})
     (finding,) = never_set.check(scene.case())
     assert [(frame.function, frame.line) for frame in finding.culprit[:2]] == [("smallest", 2), ("find", 4)]

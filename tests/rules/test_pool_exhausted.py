@@ -6,7 +6,12 @@ def pool(in_use=2, **fields):
     scene = Scene()
     primitive = scene.primitive("pool", "redis pool", capacity=2, in_use=in_use, ready=False, **fields)
     for _ in range(3):
-        scene.request("GET", "/a", ["app.py:a:9", "redis/asyncio/connection.py:BlockingConnectionPool.get_connection", "asyncio/locks.py:wait_for"], primitive)
+        scene.request(
+            "GET",
+            "/a",
+            ["app.py:a:9", "redis/asyncio/connection.py:BlockingConnectionPool.get_connection", "asyncio/locks.py:wait_for"],
+            primitive,
+        )
     return scene, primitive
 
 

@@ -10,7 +10,12 @@ UVICORN = ["uvicorn/protocols/http/httptools_impl.py:RequestResponseCycle.run_as
 
 def eaten(**fields):
     scene = Scene()
-    event = scene.primitive("event", "message_event", library="uvicorn", **{"state": {"shared": True, "set": False, "body_complete": True}, "ready": True, **fields})
+    event = scene.primitive(
+        "event",
+        "message_event",
+        library="uvicorn",
+        **{"state": {"shared": True, "set": False, "body_complete": True}, "ready": True, **fields},
+    )
     scene.request("POST", "/notes", UVICORN, event, body_complete=True)
     return scene
 

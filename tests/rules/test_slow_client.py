@@ -8,7 +8,12 @@ def export(kind="client", **fields):
     pool = scene.primitive("pool", "asyncpg pool", capacity=1, in_use=1)
     client = scene.primitive(kind, "10.0.0.9:5000", **fields)
     scene.connections["connection:c"] = Connection("connection:c", "http/1.1", "10.0.0.9:5000", write_paused=True, unsent_bytes=65536)
-    frames = ["app.py:csv_rows:22", "starlette/responses.py:stream", "uvicorn/protocols/http/flow_control.py:FlowControl.drain", "asyncio/locks.py:wait"]
+    frames = [
+        "app.py:csv_rows:22",
+        "starlette/responses.py:stream",
+        "uvicorn/protocols/http/flow_control.py:FlowControl.drain",
+        "asyncio/locks.py:wait",
+    ]
     scene.request("GET", "/export", frames, client, [(pool, "app.py:csv_rows:22")], connection_id="connection:c", phase="responding")
     scene.request("GET", "/latest", ["app.py:latest:33"], pool)
     return scene

@@ -37,7 +37,9 @@ def install(pid: int, *, by_ptrace: bool = False, force: bool = False, **setting
     permissions.check(pid)
     reader = RemoteReader(pid, Side(pid))
     if reader.roots.layout.version < OLDEST:
-        raise CannotEnter(f"process {pid} runs Python {reader.roots.full_version}; the agent needs 3.10", f"hangwatch attach {pid} reads it from outside.")
+        raise CannotEnter(
+            f"process {pid} runs Python {reader.roots.full_version}; the agent needs 3.10", f"hangwatch attach {pid} reads it from outside."
+        )
     if not _has_loop(reader):
         raise CannotEnter(f"no event loop runs in process {pid}", "The agent watches asyncio's and uvloop's loops.")
     return _enter(reader, "install", settings, by_ptrace, force)
@@ -116,5 +118,3 @@ def _by_hand(pid: int, text: str) -> str:
     place = Place(pid, text)
     run = f'call (int)PyRun_SimpleString("exec(open(\\"{place.inside}\\").read())")'
     return f"""By hand, 0.3 to 1 s of standstill: gdb -p {pid} -batch -ex 'call (int)PyGILState_Ensure()' -ex '{run}' -ex 'call (void)PyGILState_Release($1)'"""
-
-

@@ -66,14 +66,18 @@ class _Ground:
         if absent:
             raise CannotLook(f"process {reader.pid} does not export {', '.join(absent)}", "It may be linked statically.")
         self.python = _code(self.regions, image)
-        self.others = [region for region in self.regions if "x" in region.permissions and region.path != image and region.path.startswith("/")]
+        self.others = [
+            region for region in self.regions if "x" in region.permissions and region.path != image and region.path.startswith("/")
+        ]
         self.trap = _byte(self.memory, _code(self.regions, *libraries) or self.python, b"\xcc")
 
 
 def run(reader: RemoteReader, script: str) -> None:
     """Has a new thread of the target run ``script``. Raises CannotLook; the target is then as it was."""
     if platform.machine() != "x86_64":
-        raise CannotLook(f"a thread can be started from outside on x86-64 only, this is {platform.machine()}", "At its next start: hangwatch run -- CMD.")
+        raise CannotLook(
+            f"a thread can be started from outside on x86-64 only, this is {platform.machine()}", "At its next start: hangwatch run -- CMD."
+        )
     ground = _Ground(reader)
     seen: dict[str, int] = {}
     for _ in range(_ROUNDS):
@@ -142,7 +146,10 @@ def _start(stopped: Tracee, ground: _Ground, script: str) -> None:
         failed = stopped.call(at["pthread_create"], ground.trap, argument + 128, 0, code, argument)
     if failed & 0xFFFFFFFF:
         stopped.call(at["munmap"], ground.trap, code, size)
-        raise Broken(f"process {stopped.pid} cannot start a thread (error {failed & 0xFFFFFFFF})", "A seccomp filter or its limit of threads forbids it.")
+        raise Broken(
+            f"process {stopped.pid} cannot start a thread (error {failed & 0xFFFFFFFF})",
+            "A seccomp filter or its limit of threads forbids it.",
+        )
 
 
 def _symbols(memory: Memory, regions: list[Region], paths: tuple[str, ...], names: tuple[str, ...]) -> dict[str, int]:

@@ -71,4 +71,8 @@ def _sources(folder: Path, prefix: str) -> dict[str, str]:
 
 def _signatures(package: Path) -> dict[str, str]:
     folder = package / "signatures"
-    return {entry.name: json.dumps(tomllib.loads(entry.read_text(encoding="utf-8"))) for entry in folder.iterdir() if entry.name.endswith(".toml")}
+    return {
+        entry.name: json.dumps(tomllib.loads(entry.read_text(encoding="utf-8")))
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
+    }

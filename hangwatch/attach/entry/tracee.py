@@ -107,7 +107,10 @@ class Tracee:
                 if number == signal.SIGTRAP and now["rip"] == trap + 1:
                     return now["rax"]
                 if number != signal.SIGTRAP:
-                    raise Broken(f"a call in process {self.pid} ended in {signal.Signals(number).name}; it was undone", "Tell the authors of hangwatch.")
+                    raise Broken(
+                        f"a call in process {self.pid} ended in {signal.Signals(number).name}; it was undone",
+                        "Tell the authors of hangwatch.",
+                    )
             self._ptrace(_CONT)
 
     # ptrace

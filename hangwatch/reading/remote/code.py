@@ -78,7 +78,22 @@ class Codes:
             qualname = heap.text(memory.u64(address + layout.code_qualname))
             exceptions = _all_bytes(heap, memory.u64(address + layout.code_exceptions))
             free = tuple(word for word, kind in zip(names, kinds, strict=False) if kind & _FREE)
-            return CodeInfo(address, file, name, qualname, first, lines, tuple(names), boxed, free, address + layout.code_bytes, depth, exceptions, optimized, suspendable)
+            return CodeInfo(
+                address,
+                file,
+                name,
+                qualname,
+                first,
+                lines,
+                tuple(names),
+                boxed,
+                free,
+                address + layout.code_bytes,
+                depth,
+                exceptions,
+                optimized,
+                suspendable,
+            )
         groups = [
             [heap.text(item) for item in heap.tuple_items(memory.u64(address + offset))]
             for offset in (layout.code_varnames, layout.code_cellvars, layout.code_freevars)
@@ -86,7 +101,22 @@ class Codes:
         plain = len(groups[0])
         slots = tuple(groups[0] + groups[1] + groups[2])
         code = memory.u64(address + layout.code_bytes) + layout.bytes_items
-        return CodeInfo(address, file, name, name, first, lines, slots, frozenset(range(plain, len(slots))), tuple(groups[2]), code, depth, b"", optimized, suspendable)
+        return CodeInfo(
+            address,
+            file,
+            name,
+            name,
+            first,
+            lines,
+            slots,
+            frozenset(range(plain, len(slots))),
+            tuple(groups[2]),
+            code,
+            depth,
+            b"",
+            optimized,
+            suspendable,
+        )
 
     def line(self, code: CodeInfo, offset: int) -> int:
         """The source line of the instruction at byte ``offset``; the first line when it has not begun."""

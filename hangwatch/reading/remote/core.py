@@ -57,7 +57,9 @@ class CoreSource:
     def _parse(self) -> None:
         data = self._data
         if data[:5] != b"\x7fELF\x02" or struct.unpack_from("<H", data, 16)[0] != _ET_CORE:
-            raise CannotLook(f"{self.path} is no 64-bit ELF core file", "gcore PID writes one, or the kernel does with `ulimit -c unlimited`.")
+            raise CannotLook(
+                f"{self.path} is no 64-bit ELF core file", "gcore PID writes one, or the kernel does with `ulimit -c unlimited`."
+            )
         (offset,) = struct.unpack_from("<Q", data, 32)
         size, count = struct.unpack_from("<HH", data, 54)
         if count == 0xFFFF:  # PN_XNUM: the real number stands in the first section header
@@ -103,7 +105,11 @@ class CoreSource:
         """The segments with the files they were mapped from; files that the core leaves out whole are added."""
         found = [self._region(segment) for segment in self._segments]
         covered = {region.start for region in found}
-        found += [region for region in self._files if region.start not in covered and not any(s.start <= region.start < s.end for s in self._segments)]
+        found += [
+            region
+            for region in self._files
+            if region.start not in covered and not any(s.start <= region.start < s.end for s in self._segments)
+        ]
         return sorted(found, key=lambda region: region.start)
 
     def _region(self, segment: _Segment) -> Region:

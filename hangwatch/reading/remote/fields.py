@@ -71,7 +71,13 @@ def _task_attribute(obj: Owner, name: str) -> ObjectView | None:
     if name == "_must_cancel":
         word = memory.u8(at + layout.task_must_cancel)
         # Before 3.13 an int of its own, 3.13 one bit beside others, 3.14 the third bit after two byte fields.
-        bit = word != 0 if layout.version < (3, 13) else bool(word & 4) if layout.version == (3, 13) else bool(memory.u8(at + layout.task_must_cancel + 2) & 4)
+        bit = (
+            word != 0
+            if layout.version < (3, 13)
+            else bool(word & 4)
+            if layout.version == (3, 13)
+            else bool(memory.u8(at + layout.task_must_cancel + 2) & 4)
+        )
         return Constant(bit, at + layout.task_must_cancel)
     return _future_attribute(obj, name)
 
@@ -167,7 +173,12 @@ def _code_attribute(obj: Owner, name: str) -> ObjectView | None:
     code = obj.codes.info(obj.id)
     if name == "co_freevars":
         return Made("tuple", [Constant(word, obj.id) for word in code.free], obj.id)
-    answers: dict[str, Plain] = {"co_firstlineno": code.first_line, "co_name": code.name, "co_qualname": code.qualname, "co_filename": code.file}
+    answers: dict[str, Plain] = {
+        "co_firstlineno": code.first_line,
+        "co_name": code.name,
+        "co_qualname": code.qualname,
+        "co_filename": code.file,
+    }
     return Constant(answers[name], obj.id)
 
 

@@ -20,9 +20,7 @@ from hangwatch.reading.remote.offsets import Layout
 
 COOKIE = b"xdebugpy"
 _SUPPORTED = "CPython 3.9 to 3.15"
-_NEXT_STEP = (
-    "`py-spy dump --pid` may still show its threads. If this is a newer Python, a newer hangwatch may know it; `hangwatch doctor` says which versions this one reads."
-)
+_NEXT_STEP = "`py-spy dump --pid` may still show its threads. If this is a newer Python, a newer hangwatch may know it; `hangwatch doctor` says which versions this one reads."
 
 
 @dataclass(slots=True)

@@ -31,7 +31,9 @@ class RemoteLoop:
 
     __slots__ = ("_innermost", "_side", "_view", "native_id", "thread_ident")
 
-    def __init__(self, view: RemoteObject, thread_ident: int | None, native_id: int | None, innermost: FrameView | None, side: KernelSide) -> None:
+    def __init__(
+        self, view: RemoteObject, thread_ident: int | None, native_id: int | None, innermost: FrameView | None, side: KernelSide
+    ) -> None:
         self._view = view
         self._innermost = innermost
         self.thread_ident = thread_ident
@@ -113,7 +115,9 @@ def _run_by(frame: FrameView) -> ObjectView | None:
     for name, attribute in (place, ("loop", "")):
         held = frame.local(name)
         held = held.attr(attribute) if held is not None and attribute else held
-        if held is not None and any(base.startswith("uvloop.loop.") or base == "asyncio.events.AbstractEventLoop" for base in held.base_names):
+        if held is not None and any(
+            base.startswith("uvloop.loop.") or base == "asyncio.events.AbstractEventLoop" for base in held.base_names
+        ):
             return held
     return None
 

@@ -57,7 +57,9 @@ class RemoteReader:
             self.codes = Codes(self.heap, self.side.peer)
             self._table = TaskTable(self.heap, self.roots, executable)
         except _BROKEN as error:
-            raise CannotLook(f"the memory of process {pid} cannot be followed: {error}", "Try once more; `hangwatch doctor PID` tells what works here.") from error
+            raise CannotLook(
+                f"the memory of process {pid} cannot be followed: {error}", "Try once more; `hangwatch doctor PID` tells what works here."
+            ) from error
         self._threads: list[ThreadState] | None = None
         self._tasks: list[RemoteTask] | None = None
         self._found_loops: list[RemoteLoop] | None = None
@@ -279,5 +281,3 @@ class RemoteReader:
     def reachable_from_live(self, target: ObjectView, parked: Iterable[TaskView]) -> bool | None:
         """Not known from outside: it would need the whole heap."""
         return None
-
-

@@ -11,7 +11,14 @@ pytestmark = needs_ptrace
 LOOKS = 15
 
 #: The chains in which a worker can be (its own functions, outermost first); running ones have library frames inside.
-POSSIBLE = {("works",), ("works", "inside"), ("works", "inside", "hop"), ("works", "hop"), ("works", "hop", "sleep"), ("works", "inside", "hop", "sleep")}
+POSSIBLE = {
+    ("works",),
+    ("works", "inside"),
+    ("works", "inside", "hop"),
+    ("works", "hop"),
+    ("works", "hop", "sleep"),
+    ("works", "inside", "hop", "sleep"),
+}
 
 
 def own(frames):

@@ -78,7 +78,10 @@ def test_containers(seen):
 
 def test_names_of_types(seen):
     _, objects, _ = seen
-    names = {name: objects[name].type_name for name in ("plain", "list", "deque", "ordered", "weakset", "function", "method", "builtin", "lock", "pending", "point")}
+    names = {
+        name: objects[name].type_name
+        for name in ("plain", "list", "deque", "ordered", "weakset", "function", "method", "builtin", "lock", "pending", "point")
+    }
     assert names == {
         "plain": "__main__.Plain", "list": "list", "deque": "collections.deque", "ordered": "collections.OrderedDict",
         "weakset": "_weakrefset.WeakSet", "function": "function", "method": "method", "builtin": "builtin_function_or_method",

@@ -127,17 +127,57 @@ BYTEARRAY = bytearray(b"abcdef" * 30)
 del BYTEARRAY[:6]
 
 VALUES = {
-    "none": None, "true": True, "false": False, "zero": 0, "small": 5, "negative": -17, "large": 2**70 + 11, "large_negative": -(2**65) - 3,
-    "float": 2.5, "empty": "", "ascii": "plain text", "latin": "caf\xe9", "greek": "\u03b1\u03b2\u03b3", "emoji": "ok \U0001f600", "long": "x" * 5000,
-    "subclass": Text("a subclass \u03b1"), "level": Level.HIGH,
+    "none": None,
+    "true": True,
+    "false": False,
+    "zero": 0,
+    "small": 5,
+    "negative": -17,
+    "large": 2**70 + 11,
+    "large_negative": -(2**65) - 3,
+    "float": 2.5,
+    "empty": "",
+    "ascii": "plain text",
+    "latin": "caf\xe9",
+    "greek": "\u03b1\u03b2\u03b3",
+    "emoji": "ok \U0001f600",
+    "long": "x" * 5000,
+    "subclass": Text("a subclass \u03b1"),
+    "level": Level.HIGH,
 }
 OBJECTS = {
-    "plain": Plain(), "many": many(), "materialised": materialised(), "shortened": shortened(), "slotted": Slotted(), "both": SlottedWithDict(),
-    "list": [1, 2, 3], "empty_list": [], "tuple": (1, (2, 3)), "point": Point(1, 2), "deque": turned_deque(), "set": holed_set(),
-    "frozenset": frozenset([1, 2]), "dict": holed_dict(), "ordered": ORDERED, "weakset": WEAK, "bytes": b"raw\x00bytes", "bytearray": BYTEARRAY,
-    "enum": Colour.RED, "partial": functools.partial(function, 3, word=4), "method": Plain().__init__, "function": function,
-    "closure": function("kept"), "builtin": len, "reference": weakref.ref(KEEP[0]), "class": Plain, "lock": threading.Lock(), "rlock": threading.RLock(),
-    "queue": turned_queue(), "generator": counts(), "taken": threading.Lock(), "entered": threading.RLock(),
+    "plain": Plain(),
+    "many": many(),
+    "materialised": materialised(),
+    "shortened": shortened(),
+    "slotted": Slotted(),
+    "both": SlottedWithDict(),
+    "list": [1, 2, 3],
+    "empty_list": [],
+    "tuple": (1, (2, 3)),
+    "point": Point(1, 2),
+    "deque": turned_deque(),
+    "set": holed_set(),
+    "frozenset": frozenset([1, 2]),
+    "dict": holed_dict(),
+    "ordered": ORDERED,
+    "weakset": WEAK,
+    "bytes": b"raw\x00bytes",
+    "bytearray": BYTEARRAY,
+    "enum": Colour.RED,
+    "partial": functools.partial(function, 3, word=4),
+    "method": Plain().__init__,
+    "function": function,
+    "closure": function("kept"),
+    "builtin": len,
+    "reference": weakref.ref(KEEP[0]),
+    "class": Plain,
+    "lock": threading.Lock(),
+    "rlock": threading.RLock(),
+    "queue": turned_queue(),
+    "generator": counts(),
+    "taken": threading.Lock(),
+    "entered": threading.RLock(),
 }
 OBJECTS["taken"].acquire()
 OBJECTS["entered"].acquire()
@@ -155,15 +195,17 @@ async def futures():
     OBJECTS["watched"].add_done_callback(function)
     OBJECTS["watched"].add_done_callback(print)
     print(
-        json.dumps({
-            "ids": {name: id(thing) for name, thing in OBJECTS.items()},
-            "items": {name: list(OBJECTS[name]) for name in ("list", "tuple", "point", "deque", "frozenset")},
-            "set": sorted(OBJECTS["set"]),
-            "dict": [[k, v] for k, v in OBJECTS["dict"].items()],
-            "keep": sorted(map(id, KEEP)),
-            "first_line": function.__code__.co_firstlineno,
-            "ident": threading.get_ident(),
-        }),
+        json.dumps(
+            {
+                "ids": {name: id(thing) for name, thing in OBJECTS.items()},
+                "items": {name: list(OBJECTS[name]) for name in ("list", "tuple", "point", "deque", "frozenset")},
+                "set": sorted(OBJECTS["set"]),
+                "dict": [[k, v] for k, v in OBJECTS["dict"].items()],
+                "keep": sorted(map(id, KEEP)),
+                "first_line": function.__code__.co_firstlineno,
+                "ident": threading.get_ident(),
+            }
+        ),
         flush=True,
     )
     time.sleep(1000)
