@@ -117,4 +117,4 @@ def _by_hand(pid: int, text: str) -> str:
     """With gdb, which stops the process for up to a second. The script stays where it says."""
     place = Place(pid, text)
     run = f'call (int)PyRun_SimpleString("exec(open(\\"{place.inside}\\").read())")'
-    return f"""By hand, 0.3 to 1 s of standstill: gdb -p {pid} -batch -ex 'call (int)PyGILState_Ensure()' -ex '{run}' -ex 'call (void)PyGILState_Release($1)'"""
+    return f"""By hand, 0.3 to 1 s of standstill: gdb -p {pid} -batch -ex 'call (int)PyGILState_Ensure()' -ex '{run}' -ex 'call (void)PyGILState_Release($1)' (remove {place.inside} afterwards)"""
