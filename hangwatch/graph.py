@@ -24,8 +24,7 @@ NEEDS_ALL = frozenset({"gather", "group", "barrier", "queue-join", "server-close
 #: Kinds that one owner takes as a whole: who waits for one is not its holder because it also stands in its ``with``.
 EXCLUSIVE = frozenset({"lock", "thread-lock", "import-lock", "condition", "gil"})
 
-#: A path or cycle longer than this is cut: nobody reads it.
-MAX_PATH = 64
+MAX_PATH = 64  #: A longer path or cycle is cut: nobody reads it.
 
 
 class WaitGraph:

@@ -98,7 +98,9 @@ def test_core_file_the_kernel_wrote(version, tmp_path):
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     if resource.getrlimit(resource.RLIMIT_CORE)[1] != resource.RLIM_INFINITY:
         pytest.skip("core files are limited here")
-    with running([python, str(TARGETS / "crossed.py")], cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, unlimited)) as child:
+    with running(
+        [python, str(TARGETS / "crossed.py")], cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, unlimited)
+    ) as child:
         assert child.stdout.readline()
         until(lambda: attach.open_reader(child.pid).tasks())
         child.send_signal(signal.SIGABRT)

@@ -136,7 +136,9 @@ def main() -> int:
         if newest is not None:
             with parked(str(newest), tasks) as (pid, worst_ms):
                 found += rows(f"python3.14 -m asyncio ps, {tasks} tasks", [str(newest), "-m", "asyncio", "ps", str(pid)], worst_ms)
-                found += rows(f"hangwatch attach, {tasks} tasks on 3.14", [sys.executable, "-m", "hangwatch", "attach", str(pid)], worst_ms, limit_s)
+                found += rows(
+                    f"hangwatch attach, {tasks} tasks on 3.14", [sys.executable, "-m", "hangwatch", "attach", str(pid)], worst_ms, limit_s
+                )
     print(json.dumps(found))
     return 0 if all(row["ok"] for row in found) else 1
 
