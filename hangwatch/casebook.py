@@ -5,14 +5,17 @@ Used by the reporter's thread alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hangwatch.config import Config
 from hangwatch.ledger import Follow, Ledger
 from hangwatch.records import Incident, Stall, to_json
+from hangwatch.worker import TOLD
 
 if TYPE_CHECKING:
     from hangwatch.export import Exporters
@@ -141,8 +144,13 @@ class Casebook:
         if self.exporters is not None:
             self.exporters.recovered(entry.incident, how)
 
-    def end(self) -> None:
-        """The process ends in good order."""
+    def end(self, folder: Path | None) -> None:
+        """The process ends in good order: what is open is over, what was told in its place (see `orphans`) too."""
+        if folder is not None and self.store is not None:
+            with contextlib.suppress(Exception):
+                known = self.store.load((folder / TOLD).read_text())
+                if known.closed_at is None:
+                    self.store.update(dataclasses.replace(known, closed_at=time.time()))
         for entry in self.open():
             self.close(entry, "shutdown")
         if self.exporters is not None:

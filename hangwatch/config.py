@@ -138,6 +138,7 @@ def from_env(environ: Mapping[str, str]) -> dict[str, Any]:
         "HANGWATCH_SHUTDOWN_AFTER": "shutdown_after",
         "HANGWATCH_PYSPY": "pyspy",
         "HANGWATCH_PYSPY_NATIVE": "pyspy_native",
+        "HANGWATCH_FAULTHANDLER": "faulthandler",
         "HANGWATCH_RING": "ring",
         "HANGWATCH_EVENTS": "events",
         "HANGWATCH_CONSOLE": "console",

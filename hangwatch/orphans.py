@@ -19,19 +19,16 @@ from hangwatch.evidence import faulthandler
 from hangwatch.investigate import investigate
 from hangwatch.kernel import procfs
 from hangwatch.records import SCHEMA, Evidence, Frame, Incident, Loop, Snapshot, Stall, Thread
+from hangwatch.stacktimer import LEAST_S
 from hangwatch.store import Store
-from hangwatch.worker import EVERY_S
+from hangwatch.worker import EVERY_S, TOLD
 
-#: A live worker writes its own incident within this long of the dump unless it cannot run: then somebody else must.
-GRACE_S = 1.5
 #: A worker that still writes its `worker.json` can run Python: what it finds it tells itself.
 SILENT_S = EVERY_S * 1.75
 #: Two reports of one stall name its begin alike up to the watchdog's tick and the timer's period.
 SAME_S = 5.0
 #: A folder without worker.json is one that is just being made, or one of a worker killed at its very start.
 NAMELESS_S = 60.0
-#: In a live worker's folder: the id of the incident that was told in its place.
-TOLD = "told"
 
 
 def finish(store: Store, *, live: bool = True, now: float | None = None, ended: list[Incident] | None = None) -> list[Incident]:
@@ -99,10 +96,10 @@ def _of_worker(store: Store, folder: Path, facts: dict[str, Any], alive: bool, n
     dump = faulthandler.read(folder / "faulthandler.txt", 0)
     written_at = float(dump.data.get("written_at") or 0)
     beat_at = float(facts.get("beat_at") or 0)
-    if dump.error or not written_at or (alive and (now - written_at < GRACE_S or now - beat_at < SILENT_S)):
+    if dump.error or not written_at or (alive and now - beat_at < SILENT_S):
         return None
     limit_s = float(facts.get("config", {}).get("loop_after") or 0.5)
-    opened_at = written_at - limit_s
+    opened_at = written_at - max(limit_s, LEAST_S)  # when the silence began that made the C timer fire
     if _told(store, facts, opened_at):
         return None
     end_at = now if alive else max(beat_at, written_at)

@@ -305,7 +305,7 @@ class Reporter:
         )
 
     def _end(self) -> None:
-        self.book.end()
+        self.book.end(self.folder)
         if self.folder is not None:
             worker.remove(self.folder)
 

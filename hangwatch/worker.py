@@ -16,6 +16,8 @@ from hangwatch.config import Config
 from hangwatch.ledger import Ledger
 
 FILE_NAME: Final = "worker.json"
+#: Holds the id of the incident that somebody else told in this worker's place.
+TOLD: Final = "told"
 #: Seconds between two writes. A killed worker's last beat is known this well, and a frozen one is told from a living after it.
 EVERY_S: Final = 2.0
 
