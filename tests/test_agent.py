@@ -18,7 +18,8 @@ def program(tmp_path: Path, code: str, *, status: int = 0, **environ: str) -> st
     head = "import asyncio, os, sys, threading, time\nimport hangwatch\nfrom hangwatch import agent\n"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HANGWATCH_SPOOL": str(tmp_path / "spool"), **environ}
     done = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-c", head + textwrap.dedent(code)],
+        # From 3.12 on Python warns of every fork beside a thread; the agent's threads are made for it.
+        [sys.executable, "-W", "error::ResourceWarning", "-W", "ignore::DeprecationWarning", "-c", head + textwrap.dedent(code)],
         capture_output=True,
         text=True,
         timeout=40,

@@ -16,6 +16,9 @@ def folder(monkeypatch, tmp_path):
     """A folder of benchmarks in place of the real one."""
     package = tmp_path / "tests" / "benchmarks"
     package.mkdir(parents=True)
+    # Packages with a file of their own: an editable install puts the real `tests` on the path, which wins over a bare folder.
+    for place in (package, package.parent):
+        (place / "__init__.py").touch()
     monkeypatch.setattr(run, "HERE", package)
     monkeypatch.setattr(run, "ROOT", tmp_path)
     return package
