@@ -35,7 +35,7 @@ demo: .venv-demo/ready
 	.venv-demo/bin/python -m hangwatch demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST)
 
 # The Collector is built from Debian's packages once (some minutes); where it cannot be had, its tests are skipped by name.
 integration: $(VENV)/ready
