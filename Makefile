@@ -40,7 +40,7 @@ test: $(VENV)/ready
 # The Collector is built from Debian's packages once (some minutes); where it cannot be had, its tests are skipped by name.
 integration: $(VENV)/ready
 	mkdir -p .cache && bash .ci/collector-from-debian .cache/collector >.cache/collector.log 2>&1 || { tail -3 .cache/collector.log; echo "no Collector to be had here"; }
-	$(BIN)/python -m pytest -m integration tests/integration
+	$(BIN)/python -m pytest -m integration tests/integration tests/attach
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

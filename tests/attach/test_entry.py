@@ -70,7 +70,10 @@ def cycles(version, tmp_path, by_ptrace):
 
 @BY_PTRACE
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("version", VERSIONS)
+# Slow, and behind a switch of its own in the product too: by `make integration`.
+# From 3.14 on the interpreter's own door is the way; its evaluation loop is seldom left, and a safe stop seldom found.
+@pytest.mark.integration
+@pytest.mark.parametrize("version", [v for v in VERSIONS if v not in ("3.14", "3.15")])
 def test_by_ptrace_it_computes_on(version, tmp_path, monkeypatch):
     monkeypatch.setattr(entry.pep768, "find", lambda reader: None)
     cycles(version, tmp_path, by_ptrace=True)
