@@ -17,8 +17,20 @@ import click
 from hangwatch import __version__
 from hangwatch.errors import HangwatchError
 
-#: In the order of `--help`; the module of each has its name.
-COMMANDS = ("run", "attach", "watch", "incidents", "show", "report", "export", "prune", "doctor", "demo", "completion")
+#: In the order of `--help`, each with its line there (short enough for 80 columns); the module of each has its name.
+COMMANDS = {
+    "run": "Run a service with the agent inside.",
+    "attach": "Look at a running worker from outside.",
+    "watch": "Watch workers from outside by eBPF; say what stalls.",
+    "incidents": "What hung, newest last.",
+    "show": "Why it hung, who should have ended it, what to do.",
+    "report": "The same as one HTML file, to pass on.",
+    "export": "Send incidents to an OTLP/HTTP receiver.",
+    "prune": "Remove old incidents.",
+    "doctor": "What works here, what does not and how to get it.",
+    "demo": "A real hang, caught and explained before your eyes.",
+    "completion": "Print what makes the shell complete.",
+}
 
 
 class Commands(click.Group):
@@ -32,7 +44,13 @@ class Commands(click.Group):
             return None
         found: click.Command = importlib.import_module(f"hangwatch.console.{cmd_name}").command
         found.name = cmd_name  # every module calls it `command`; click 7 completes by this name
+        found.short_help = COMMANDS[cmd_name]
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click's own, but nothing is imported for it."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
