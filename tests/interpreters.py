@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +34,7 @@ def found(version: str) -> Path | None:
 
 
 def environment(version: str, packages: list[str] = PACKAGES) -> Path:
-    """The interpreter of a venv of that version with hangwatch (editable) and ``packages``; built once.
+    """The interpreter of a venv of that version with ``packages``, and hangwatch (editable) where it runs; built once.
 
     Raises RuntimeError with pip's words when something cannot be installed there.
     """
@@ -41,11 +44,28 @@ def environment(version: str, packages: list[str] = PACKAGES) -> Path:
     wanted = "\n".join([str(base), *packages, (ROOT / "pyproject.toml").read_text()])
     home = ROOT / ".venvs" / f"{version}-{hashlib.sha1(wanted.encode()).hexdigest()[:8]}"
     python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        shutil.rmtree(home, ignore_errors=True)
-        _install(base, home, [*packages, "-e", str(ROOT)])
-        (home / "ready").touch()
+    with _alone(home.parent / f"{home.name}.lock"):
+        if not (home / "ready").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            _install(base, home, [*packages, *(["-e", str(ROOT)] if version in INSIDE else [])])
+            (home / "ready").touch()
     return python
+
+
+def with_uvloop(version: str) -> Path:
+    """An interpreter of that version which has uvloop. Raises RuntimeError where it cannot be installed."""
+    if f"{sys.version_info.major}.{sys.version_info.minor}" == version:
+        return Path(sys.executable)  # among what the tests themselves need
+    return environment(version) if version in INSIDE else environment(version, ["uvloop"])
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Tests run side by side: one of them builds, the others wait for it."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _install(base: Path, home: Path, packages: list[str]) -> None:

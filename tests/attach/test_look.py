@@ -42,6 +42,7 @@ def test_healthy_service_gives_no_finding(version):
         assert attach.look(pid).findings == ()
 
 
+@pytest.mark.timeout(400)  # a venv with uvloop may have to be built first
 @pytest.mark.parametrize("how", BLOCKED)
 @pytest.mark.parametrize(("version", "loop"), [("3.9", ""), ("3.12", ""), ("3.15", ""), ("3.11", "uvloop"), ("3.14", "uvloop")])
 def test_blocked_loop(version, loop, how):

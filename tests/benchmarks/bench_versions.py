@@ -2,11 +2,12 @@
 
     python -m tests.benchmarks.bench_versions
 
-One row an interpreter and loop: ok when the deadlock is found, proved, among all the tasks there are. uvloop where it is installed.
+One row an interpreter and loop: ok when the deadlock is found, proved, among all the tasks there are. uvloop where it can be installed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -26,20 +27,13 @@ TIMES = 5
 
 
 def pythons(version: str) -> Iterator[tuple[str, str]]:
-    """Loop and interpreter: the plain one, and the first with uvloop."""
+    """Loop and interpreter."""
     base = interpreters.found(version)
     if base is None:
         return
     yield "asyncio", str(base)
-    others = [
-        base,
-        *interpreters.ROOT.glob(f".venvs/{version}-*/bin/python"),
-        interpreters.ROOT / ".cache/pythons" / version / "venv/bin/python",
-    ]
-    for python in others:
-        if python.exists() and not subprocess.run([python, "-c", "import uvloop"], capture_output=True).returncode:
-            yield "uvloop", str(python)
-            return
+    with contextlib.suppress(RuntimeError):
+        yield "uvloop", str(interpreters.with_uvloop(version))
 
 
 def row(version: str, loop: str, python: str) -> dict[str, Any]:

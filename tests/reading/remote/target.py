@@ -36,28 +36,19 @@ def may_read() -> bool:
 needs_ptrace = pytest.mark.needs_ptrace
 
 
-def python_of(version: str, module: str = "") -> str:
-    """Skips by name where the version, the right to read, or a module is absent."""
+def python_of(version: str, loop: str = "asyncio") -> str:
+    """An interpreter, with uvloop where ``loop`` says so. Skips by name where the version, the right to read, or uvloop is absent."""
     if not may_read():
         pytest.skip("this process may not read another's memory (CAP_SYS_PTRACE, yama)")
     python = interpreters.found(version)
     if python is None:
         pytest.skip(f"no Python {version} on this machine")
-    if module:
-        candidates = [str(python), *_environments(version)]
-        for candidate in candidates:
-            if subprocess.run([candidate, "-c", f"import {module}"], capture_output=True).returncode == 0:
-                return candidate
-        pytest.skip(f"no {module} for Python {version} on this machine")
-    return str(python)
-
-
-def _environments(version: str) -> list[str]:
-    found = [str(path) for path in interpreters.ROOT.glob(f".venvs/{version}-*/bin/python")]
-    found += [str(path) for path in interpreters.ROOT.glob(f".cache/pythons/{version}/venv/bin/python")]
-    if f"{sys.version_info.major}.{sys.version_info.minor}" == version:
-        found.append(sys.executable)
-    return found
+    if loop != "uvloop":
+        return str(python)
+    try:
+        return str(interpreters.with_uvloop(version))
+    except RuntimeError as reason:
+        pytest.skip(f"no uvloop for Python {version}: {str(reason)[-200:]}")
 
 
 @contextlib.contextmanager

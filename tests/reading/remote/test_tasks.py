@@ -8,7 +8,8 @@ from hangwatch.reading.view import number, plain
 from tests.processes import until
 from tests.reading.remote.target import VERSIONS, needs_ptrace, python_of, reader_of, target
 
-pytestmark = needs_ptrace
+# A venv with uvloop may have to be built first.
+pytestmark = [needs_ptrace, pytest.mark.timeout(400)]
 LOOPS = ("asyncio", "uvloop")
 
 
@@ -16,7 +17,7 @@ LOOPS = ("asyncio", "uvloop")
 def seen(request):
     """A reader, the tasks by name, and the truth; the target lives for all tests of this module."""
     version, loop = request.param
-    python = python_of(version, "uvloop" if loop == "uvloop" else "")
+    python = python_of(version, loop)
     with target(python, "tour.py", loop) as (pid, truth):
         reader = reader_of(pid)
         # It speaks a moment before its loop goes to sleep.
