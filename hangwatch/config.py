@@ -63,6 +63,9 @@ class Config:
     #: How ``otlp`` is spoken: http/protobuf, or grpc where opentelemetry-exporter-otlp-proto-grpc is installed (24 MB more, and gRPC's
     #: own trouble with forks).
     otlp_protocol: str = "http/protobuf"
+    #: In a flood (more than some thirty incidents at once), export from a short-lived process at the lowest priority rather than from
+    #: a thread that shares the service's interpreter. It needs some 50 MB for some seconds; where those are not to be had, switch it off.
+    courier: bool = True
     #: POST a JSON message to this URL when something hangs; once for each fingerprint in ``webhook_every`` seconds, however many
     #: workers of this spool see it. An hour: who was called knows.
     webhook: str | None = None
@@ -149,6 +152,7 @@ def from_env(environ: Mapping[str, str]) -> dict[str, Any]:
         "HANGWATCH_METRICS_HOST": "metrics_host",
         "HANGWATCH_METRICS_OTLP": "metrics_otlp",
         "HANGWATCH_OTLP_PROTOCOL": "otlp_protocol",
+        "HANGWATCH_COURIER": "courier",
         "HANGWATCH_WEBHOOK": "webhook",
         "HANGWATCH_WEBHOOK_EVERY": "webhook_every",
     }
@@ -172,7 +176,7 @@ PROTOCOLS = ("http/protobuf", "grpc")
 CONSOLE_WORDS = frozenset({"cancel", "repl", "signal"})
 _SECONDS = {"stall_after", "loop_after", "startup_after", "shutdown_after", "again_after", "webhook_every"}
 _OPTIONAL_SECONDS = {"startup_after", "shutdown_after"}
-_FLAGS = {"pyspy", "pyspy_native", "faulthandler", "control", "console", "query_strings", "metrics_otlp"}
+_FLAGS = {"pyspy", "pyspy_native", "faulthandler", "control", "console", "query_strings", "metrics_otlp", "courier"}
 _COUNTS = {"ring", "max_requests", "pyspy_per_hour"}
 _SIZES = {"spool_max_mb", "spool_max_days"}
 

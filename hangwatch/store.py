@@ -184,6 +184,9 @@ class Store:
             raise self._trouble(error) from None
         return sorted(name for name in names if _ID.fullmatch(name))
 
+    def has(self, incident_id: str) -> bool:
+        return (self.incidents / incident_id / RECORD).is_file()
+
     def load(self, id_or_prefix: str) -> Incident:
         """By its id, the beginning of it, the beginning of the part after the dash, or ``last``. Raises NoSuchIncident, also for two that fit."""
         name = self.resolve(id_or_prefix)

@@ -6,21 +6,21 @@ a deque. It never calls the SDK or logging (a stuck main thread may hold a handl
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401  see _IMPORTING
 import contextlib
 import os
 import socket
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from hangwatch import names
 from hangwatch.config import Config
-from hangwatch.export import parcels
+from hangwatch.export import forks, notes
 from hangwatch.export.families import Exemplar
-from hangwatch.export.lanes import Lane, Sender
+from hangwatch.export.handover import GATHER_S as GATHER_NOTES_S
+from hangwatch.export.handover import Handover, unfold
+from hangwatch.export.lanes import BATCH, MAX_QUEUED, lanes_to
 from hangwatch.export.outbox import Outbox
 from hangwatch.export.specs import Parcel, Value, clean
 from hangwatch.export.webhook import Notifier
@@ -40,6 +40,8 @@ SEND_TIMEOUT_S = 5.0
 TAKE_OVER_EVERY_S = 300.0
 #: After a request, what comes within this long goes together: in a flood, one request for many incidents costs the service less.
 GATHER_S = 0.25
+#: A courier at work is looked after so often.
+COURIER_EVERY_S = 0.5
 #: An incident offered again (its count went up) is told once; this many ids are remembered.
 MAX_TOLD = 2000
 
@@ -70,30 +72,21 @@ class Exporters:
         self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._closing = False
         self._fresh()
-        _LIVE.add(self)
+        forks.tell(self)
 
     def _fresh(self) -> None:
         self._outbox = Outbox(self.config.spool)
-        self._lanes = {
-            "traces": Lane("traces", self._trace_sender, self._outbox),
-            "logs": Lane("logs", self._log_sender, self._outbox),
-        }
+        self._lanes = lanes_to(self.config, self._outbox, SEND_TIMEOUT_S)
+        self._flood = notes.Flood()
+        self._handover = Handover(self.config, self._outbox, self.resource)
+        self._noted_at = float("inf")  # monotonic, of the oldest note that waits
+        self.notes_dropped = 0
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
         self._flush_until: float | None = None
         self._metrics: MetricSender | None = None
         self.metrics_sent = self.metrics_failures = 0
-
-    def _trace_sender(self) -> Sender:
-        from hangwatch.export.traces import TraceSender
-
-        return TraceSender(self.config, SEND_TIMEOUT_S)
-
-    def _log_sender(self) -> Sender:
-        from hangwatch.export.logs import LogSender
-
-        return LogSender(self.config, SEND_TIMEOUT_S)
 
     def offer(self, incident: Incident) -> None:
         """Tells of a stall. Never raises, never waits; the same incident again is told once."""
@@ -117,24 +110,29 @@ class Exporters:
             self._told[key] = None
             if len(self._told) > MAX_TOLD:
                 self._told.popitem(last=False)
-            made = self._parcels(incident, how, ended_ns)
+            noted = self._note(incident, how, ended_ns)
+            made = [] if noted or self.config.otlp is None else notes.made(incident, self.config, self.resource, how, ended_ns)
             self._count(incident, part, made)
             for parcel in made:
                 self._lanes[parcel.signal].put(parcel, self._outbox.add(parcel))
-            if made:
+            if made or noted:
                 self._start()
+            if made:
                 self._wake.set()
         except Exception:
             self.failed += 1
 
-    def _parcels(self, incident: Incident, how: str, ended_ns: int) -> list[Parcel]:
-        if self.config.otlp is None:
-            return []
-        if how:
-            made = parcels.of_end(incident, self.config, how, ended_ns, self.resource)
-        else:
-            made = parcels.of_stall(incident, self.config, self.resource)
-        return [parcel for parcel in made if not switched_off(parcel.signal)]
+    def _note(self, incident: Incident, how: str, ended_ns: int) -> bool:
+        """In a flood, and where the spool has it, that it is to be told is all that is kept here. True: so it is."""
+        if self.config.otlp is None or not self._flood.rises() or self.store is None or not self.store.has(incident.id):
+            return False
+        name = notes.name_of(incident.id, how, ended_ns)
+        if name is None or not self._outbox.add_note(name):
+            return False
+        if self._noted_at == float("inf"):
+            self._noted_at = time.monotonic()
+            self._wake.set()
+        return True
 
     def _count(self, incident: Incident, part: str, made: list[Parcel]) -> None:
         if self.board is None:
@@ -166,6 +164,11 @@ class Exporters:
         """What was sent, waits, and was dropped, by signal: ``{"traces_sent": 3, "logs_dropped": 0, ...}``."""
         found = {"failed": self.failed, "outbox_dropped": self._outbox.dropped, **self.notifier.counts()}
         found |= {"metrics_sent": self.metrics_sent, "metrics_failures": self.metrics_failures}
+        found |= {
+            "notes_waiting": self._outbox.notes_waiting(),
+            "notes_dropped": self.notes_dropped,
+            "couriers_started": self._handover.couriers,
+        }
         for name, lane in self._lanes.items():
             found |= {
                 f"{name}_sent": lane.sent,
@@ -174,6 +177,8 @@ class Exporters:
                 f"{name}_refused": lane.refused,
                 f"{name}_failures": lane.failures,
             }
+        for name, n in self._handover.counts.items():
+            found[name] = found.get(name, 0) + n
         return found
 
     def close(self, timeout_s: float = 2.0) -> bool:
@@ -188,7 +193,8 @@ class Exporters:
         else:
             self._outbox.close()
         self.notifier.close(max(0.0, self._flush_until - time.monotonic()))
-        return not any(lane.pending or lane.behind for lane in self._lanes.values())
+        left = any(lane.pending or lane.behind for lane in self._lanes.values())
+        return not (left or self._handover.under_way or self._noted_at < float("inf"))
 
     def _run(self) -> None:
         hush = Hush()
@@ -213,32 +219,65 @@ class Exporters:
             if now >= take_over_at and self._flush_until is None:
                 take_over_at = now + TAKE_OVER_EVERY_S
                 if self._outbox.take_over():
-                    for lane in self._lanes.values():
-                        lane.behind = True
+                    self._look_at_disk(now)
             flush_until = self._flush_until  # before the round: what was put before close() was called is in it
             if now >= metrics_at or (flush_until is not None and self._sends_metrics()):
                 metrics_at = now + metrics_every_s()
                 self._send_metrics(hush)
-            worked = self._round(now, hush)
+            worked = self._round(now, hush) or self._flooded(now, flush_until is not None)
             if flush_until is not None and (not worked or time.monotonic() >= flush_until):
                 return
             if worked and not any(lane.full for lane in self._lanes.values()):
                 self._hurry.wait(GATHER_S)
             if not worked:
-                due = [lane.due_at - time.monotonic() for lane in self._lanes.values() if lane.pending or lane.behind]
-                self._wake.wait(max(0.01, min([take_over_at - time.monotonic(), metrics_at - time.monotonic(), *due])))
+                due = [lane.due_at for lane in self._lanes.values() if lane.pending or lane.behind]
+                self._wake.wait(max(0.01, min([take_over_at, metrics_at, self._flood_due(now), *due]) - time.monotonic()))
 
     def _round(self, now: float, hush: Hush) -> bool:
         """One request in each lane that is ready. False when there was nothing to do, or nothing got through."""
         worked = False
         for lane in self._lanes.values():
             if lane.ready(now):
-                with contextlib.suppress(Exception), _IMPORTING:
+                with contextlib.suppress(Exception), forks.WHOLE:
                     lane.prepare()  # the loggers of what it imports must exist before they can be hushed
                 hush.spread()
                 other_works = any(other.sent and not other.reason for other in self._lanes.values() if other is not lane)
                 worked |= lane.work(other_works)
         return worked
+
+    def _look_at_disk(self, now: float) -> None:
+        """There may be parcels and notes of others in our folder now."""
+        for lane in self._lanes.values():
+            lane.behind = True
+        self._noted_at = float("inf")  # before the look: one that is added meanwhile sets it again
+        if self._outbox.notes(1):
+            self._noted_at = now
+
+    def _flooded(self, now: float, closing: bool) -> bool:
+        """Has a courier send what is too much for this thread. True when notes became parcels here, for want of one or of time."""
+        if self._handover.settle():
+            self._look_at_disk(now)
+        traces = self._lanes["traces"]
+        much = traces.behind and self._outbox.kept > MAX_QUEUED
+        if traces.fails or not (closing or much or now - self._noted_at >= GATHER_NOTES_S):
+            return False
+        if closing or not self._handover.possible:
+            told, lost = unfold(self._outbox, self._lanes, self.store, self.config, self.resource, BATCH)
+            self.notes_dropped += lost
+            if not told:
+                self._noted_at = float("inf")
+            return told > 0
+        if not self._handover.under_way and now >= self._handover.due_at:
+            with forks.WHOLE:
+                self._handover.start({parcel.key for lane in self._lanes.values() for parcel in list(lane.pending)})
+            self._look_at_disk(now)
+        return False
+
+    def _flood_due(self, now: float) -> float:
+        """Monotonic seconds: when to look after couriers and notes again."""
+        if self._handover.under_way:
+            return now + COURIER_EVERY_S
+        return max(self._noted_at + GATHER_NOTES_S, self._handover.due_at)
 
     def _send_metrics(self, hush: Hush) -> None:
         """What is lost here the next sending makes good: the numbers are counted from the start."""
@@ -248,7 +287,7 @@ class Exporters:
             if self._metrics is None:
                 from hangwatch.export.metrics import MetricSender
 
-                with _IMPORTING:
+                with forks.WHOLE:
                     self._metrics = MetricSender(self.config, SEND_TIMEOUT_S, self.own_resource(), self.board.began_ns)
             hush.spread()
             result = self._metrics.send(self.board.families())
@@ -265,34 +304,7 @@ class Exporters:
 
     def _after_fork(self) -> None:
         self._outbox.forget()
+        self._handover.forget()
         self._told.clear()
         self.notifier.after_fork()
         self._fresh()
-
-
-_LIVE: weakref.WeakSet[Exporters] = weakref.WeakSet()
-#: Held while the export thread imports. A child forked in the middle of an import keeps that module's lock, taken for ever by a thread it
-#: does not have, and half a module; so a fork waits until the import is through (some 200 ms, once), but never long. What is imported
-#: meanwhile must not bring fork hooks in pairs, of which this fork would run the second only: concurrent.futures does, hence its import above.
-_IMPORTING = threading.Lock()
-FORK_WAITS_S = 2.0
-_fork_holds: list[bool] = []
-
-
-def _before_fork() -> None:
-    _fork_holds.append(_IMPORTING.acquire(timeout=FORK_WAITS_S))
-
-
-def _after_fork_in_parent() -> None:
-    if _fork_holds and _fork_holds.pop():
-        _IMPORTING.release()
-
-
-def _after_fork_in_child() -> None:
-    _after_fork_in_parent()
-    for exporters in list(_LIVE):
-        with contextlib.suppress(Exception):
-            exporters._after_fork()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -205,7 +205,7 @@ class Board:
         dropped = Counter(dict(self._ledger.dropped))
         exported: Counter[str] = Counter()
         for name, n in self._export_counts().items():
-            if not name.endswith("_waiting"):
+            if not name.endswith(("_waiting", "_started")):
                 (exported if name.endswith("_sent") else dropped)[name] += n
         return [
             Family(

@@ -9,13 +9,16 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from hangwatch.config import Config
 from hangwatch.errors import HangwatchError
 from hangwatch.export.outbox import Outbox
 from hangwatch.export.specs import Parcel
 from hangwatch.export.wire import Outcome
 
-#: Parcels held in memory for one signal; what comes beyond waits on disk only.
-MAX_QUEUED = 256
+#: Parcels held in memory for one signal; what comes beyond waits on disk only, and a courier sends it where one can be had.
+MAX_QUEUED = 64
+#: The same for those that no disk takes.
+MAX_UNSAVED = 256
 #: Parcels in one request: 16 of the largest are some 6 MB, receivers take 20.
 BATCH = 16
 FIRST_RETRY_S = 1.0
@@ -50,7 +53,8 @@ class Lane:
 
     def put(self, parcel: Parcel, saved: bool) -> None:
         """Takes a parcel; never blocks. ``saved``: it is on disk too, so that a full queue loses nothing."""
-        if len(self.pending) + self._under_way < MAX_QUEUED and not self.behind:
+        room = MAX_QUEUED if saved else MAX_UNSAVED
+        if len(self.pending) + self._under_way < room and not (saved and self.behind):
             self.pending.append(parcel)
         elif saved:
             self.behind = True
@@ -59,6 +63,10 @@ class Lane:
 
     def ready(self, now: float) -> bool:
         return bool(self.pending or self.behind) and now >= self.due_at
+
+    @property
+    def fails(self) -> bool:
+        return self._failed_in_a_row > 0
 
     @property
     def full(self) -> bool:
@@ -143,3 +151,19 @@ class Lane:
     def close(self) -> None:
         if self._sender is not None:
             self._sender.close()
+
+
+def lanes_to(config: Config, outbox: Outbox, timeout_s: float) -> dict[str, Lane]:
+    """Both lanes by their signals. OpenTelemetry is imported by whoever has them work first."""
+
+    def traces() -> Sender:
+        from hangwatch.export.traces import TraceSender
+
+        return TraceSender(config, timeout_s)
+
+    def logs() -> Sender:
+        from hangwatch.export.logs import LogSender
+
+        return LogSender(config, timeout_s)
+
+    return {"traces": Lane("traces", traces, outbox), "logs": Lane("logs", logs, outbox)}

@@ -1,4 +1,4 @@
-"""What waits to be sent, on disk: ``<spool>/outbox/<owner>/<key>.<signal>.json``, one small file for each parcel.
+"""What waits to be sent, on disk: ``<spool>/outbox/<owner>/<key>.<signal>.json``, one small file for each parcel, or a note (see `notes`).
 
 Each process owns one folder and holds a lock on its ``lock`` file for as long as it lives; the kernel lets go of it however the process
 ends. A later process, or the CLI, takes over folders whose lock is free: what a killed worker did not send is sent by the next.
@@ -12,15 +12,18 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from hangwatch.export.notes import SUFFIX, Note, read
 from hangwatch.export.specs import Parcel
 from hangwatch.records import from_json, to_json
 
 LOCK = "lock"
 #: Parcels that one owner keeps; about 8 KB each. Beyond, the oldest is dropped and counted.
 MAX_PARCELS = 2000
+#: From a file to its place in a queue takes its writer less.
+SETTLED_NS = 500_000_000
 
 
 class Outbox:
@@ -61,6 +64,68 @@ class Outbox:
         except (OSError, ValueError):
             return False
 
+    def add_note(self, name: str) -> bool:
+        """False when the disk does not take it."""
+        try:
+            folder = self._own()
+            if self._kept >= self.limit:
+                self._make_room(folder)
+            os.close(os.open(f"{folder}/{name}", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            self._kept += 1
+            return True
+        except OSError:
+            return False
+
+    def notes(self, limit: int) -> list[Note]:
+        """The oldest of this process' folder."""
+        names = [] if self._folder is None else sorted(name for name in _parcels(self._folder) if name.endswith(SUFFIX))
+        return [note for name in names[:limit] if (note := read(name)) is not None]
+
+    @property
+    def kept(self) -> int:
+        return self._kept
+
+    def notes_waiting(self) -> int:
+        """In this process' folder and in those of its couriers."""
+        return sum(1 for folder in self.root.glob(f"{os.getpid()}-*") for name in _parcels(folder) if name.endswith(SUFFIX))
+
+    def note_done(self, note: Note) -> None:
+        """What it stands for was put here, or will never be."""
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                (self._folder / note.name).unlink()
+                self._kept -= 1
+
+    def seal(self, limit: int, but_not: Collection[str]) -> tuple[Path, int] | None:
+        """Moves the oldest parcels and notes into a folder of their own, for another process to send; that folder and its lock's
+        descriptor, which that process must inherit. Not the parcels whose keys are in ``but_not``, nor the newest: whoever added one
+        may be about to put it into a queue. They count as kept until `take_back`. Raises OSError."""
+        if self._folder is None:
+            return None
+        settled = f"{time.time_ns() - SETTLED_NS:020d}"
+        names = [name for name in sorted(_parcels(self._folder)) if name < settled and name.partition(".")[0] not in but_not][:limit]
+        if not names:
+            return None
+        folder = self.root / f"{os.getpid()}-{time.time_ns():x}"
+        folder.mkdir(mode=0o700)
+        handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for name in names:
+            with contextlib.suppress(OSError):
+                (self._folder / name).rename(folder / name)
+        return folder, handle
+
+    def take_back(self, folder: Path) -> int:
+        """What of a sealed folder was not sent; how many that were. The folder is gone then."""
+        self._empty(folder)
+        self._kept = len(list(_parcels(self._folder))) if self._folder is not None else 0
+        return self._kept
+
+    def adopt(self, folder: Path, handle: int) -> None:
+        """Works on a sealed folder, by the lock that was inherited with it."""
+        self._folder = self._planned = folder
+        self._lock, self._kept = handle, len(list(_parcels(folder)))
+
     def _make_room(self, folder: Path) -> None:
         """A tenth at once, so that a full outbox does not list its folder for every parcel."""
         names = sorted(_parcels(folder))
@@ -97,15 +162,20 @@ class Outbox:
         """Moves what ended processes left into this process' folder; how many parcels that were."""
         taken = 0
         for folder in self._orphans():
-            for name in sorted(_parcels(folder)):
-                with contextlib.suppress(OSError):
-                    (folder / name).rename(self._own() / name)
-                    taken += 1
-            with contextlib.suppress(OSError):
-                for left in os.listdir(folder):
-                    (folder / left).unlink()
-                folder.rmdir()
+            taken += self._empty(folder)
         self._kept += taken
+        return taken
+
+    def _empty(self, folder: Path) -> int:
+        taken = 0
+        for name in sorted(_parcels(folder)):
+            with contextlib.suppress(OSError):
+                (folder / name).rename(self._own() / name)
+                taken += 1
+        with contextlib.suppress(OSError):
+            for left in os.listdir(folder):
+                (folder / left).unlink()
+            folder.rmdir()
         return taken
 
     def discard(self, incident_ids: set[str]) -> int:
@@ -114,7 +184,9 @@ class Outbox:
         for folder in self._orphans():
             for name in list(_parcels(folder)):
                 with contextlib.suppress(OSError, ValueError, AttributeError):
-                    if json.loads((folder / name).read_bytes()).get("incident_id") in incident_ids:
+                    note = read(name)
+                    of = note.incident_id if note else json.loads((folder / name).read_bytes()).get("incident_id")
+                    if of in incident_ids:
                         (folder / name).unlink()
                         gone += 1
         return gone
@@ -156,6 +228,6 @@ class Outbox:
 
 
 def _parcels(folder: Path) -> Iterator[str]:
-    """File names of whole parcels; unfinished ones (``.tmp``) are not among them."""
+    """File names of whole parcels and of notes; unfinished ones (``.tmp``) are not among them."""
     with contextlib.suppress(OSError):
-        yield from (name for name in os.listdir(folder) if name.endswith(".json"))
+        yield from (name for name in os.listdir(folder) if name.endswith((".json", SUFFIX)))

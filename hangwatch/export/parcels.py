@@ -28,10 +28,15 @@ def of_end(incident: Incident, config: Config, how: str, ended_ns: int, extra: d
 
 
 def _pack(incident: Incident, part: str, spans: tuple[SpanSpec, ...], logs: tuple[LogSpec, ...], extra: dict[str, Value]) -> list[Parcel]:
-    safe_id = "".join(c if c.isalnum() or c in "-_" else "_" for c in incident.id)[:100]
-    key = f"{time.time_ns():020d}-{next(_numbers):06d}-{part}-{safe_id}"
+    key = key_of(incident.id, part)
     resource = {**extra, **resource_of(incident)}
     parcels = [Parcel(key, "traces", incident.id, resource, spans=spans)]
     if logs:
         parcels.append(Parcel(key, "logs", incident.id, resource, logs=logs))
     return parcels
+
+
+def key_of(incident_id: str, part: str) -> str:
+    """A file name's stem, unique in this process, sortable by time."""
+    safe_id = "".join(c if c.isalnum() or c in "-_" else "_" for c in incident_id)[:100]
+    return f"{time.time_ns():020d}-{next(_numbers) % 1_000_000:06d}-{part}-{safe_id}"
