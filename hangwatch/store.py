@@ -1,6 +1,7 @@
 """The spool: one folder per incident, written whole or not at all, shared by any number of workers without a lock between them.
 
     <spool>/incidents/<id>/incident.json        the record; each evidence's text lies beside it as <tool>.txt
+    <spool>/incidents/<id>/head.json            the same without what makes it large; count and end are newest here
     <spool>/workers/<pid>-<start>/              what a worker writes while it lives: worker.json, faulthandler.txt, lock
     <spool>/outbox/                             what waits to be sent (see `hangwatch.export`)
 
@@ -12,27 +13,19 @@ containers that share the folder but not their pids.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
-import json
 import os
 import re
 import shutil
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
 
-from hangwatch import lifesign
+from hangwatch import lifesign, storefiles
 from hangwatch.errors import NoSuchIncident, SpoolError
-from hangwatch.records import Evidence, Incident, from_json, to_json
-
-RECORD: Final = "incident.json"
-#: What a killed writer or pruner left half done is removed after this long; no write takes anything like it.
-UNFINISHED_S: Final = 3600.0
-#: One incident larger than this is not one of ours: 10,000 tasks give some 20 MB.
-MAX_RECORD_BYTES: Final = 256 << 20
+from hangwatch.pruning import Pruner, scan
+from hangwatch.records import Incident
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # `Store.list` hides the builtin inside the class.
@@ -54,6 +47,7 @@ class Store:
         self.max_age_s = max_days * 86400.0
         self.broken: Broken = []
         self._own: dict[int, Path] = {}
+        self._pruner = Pruner(self.incidents, self.remove)
 
     @classmethod
     def existing(cls, root: Path | str) -> Store:
@@ -83,14 +77,15 @@ class Store:
         try:
             self.incidents.mkdir(parents=True, exist_ok=True, mode=0o700)
             draft.mkdir(mode=0o700)
-            _write_files(draft, incident)
-            _sync_folder(draft)
-            _appear(draft, final)
-            _sync_folder(self.incidents)
+            self._pruner.wrote(storefiles.write_files(draft, incident), 2 + len(incident.evidence))
+            storefiles.sync_folder(draft)
+            storefiles.appear(draft, final)
+            storefiles.sync_folder(self.incidents)
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise self._trouble(error) from None
-        self.prune(time.time(), keep=incident.id)
+        if self._pruner.due(self.max_bytes):
+            self.prune(time.time(), keep=incident.id)
         return final
 
     def update(self, incident: Incident) -> None:
@@ -99,8 +94,16 @@ class Store:
         if not folder.is_dir():
             self.add(incident)
             return
+        self._write_into(folder, incident, storefiles.write_files)
+
+    def mark(self, incident: Incident) -> None:
+        """Keeps its count and end, and nothing else of it: enough where the record is large and has not changed."""
+        if (self.incidents / _checked(incident.id)).is_dir():
+            self._write_into(self.incidents / incident.id, incident, storefiles.write_head)
+
+    def _write_into(self, folder: Path, incident: Incident, write: Callable[[Path, Incident], int]) -> None:
         try:
-            _write_files(folder, incident)
+            write(folder, incident)
         except FileNotFoundError:  # pruned at this very moment
             return
         except OSError as error:
@@ -119,35 +122,11 @@ class Store:
         return True
 
     def prune(self, now: float, keep: str = "") -> int:
-        """Removes incidents not touched for ``max_days``, then the oldest until the rest fits ``max_mb``; how many that were.
+        """Removes incidents not touched for ``max_days``, and the oldest where the rest does not fit ``max_mb``; how many that were.
 
         ``now`` in seconds since the epoch. ``keep`` names one that stays whatever its size. Never raises.
         """
-        sizes = sorted(self._sizes(now))
-        total = sum(size for _, _, size in sizes)
-        removed = 0
-        for touched_at, name, size in sizes:
-            if now - touched_at <= self.max_age_s and total <= self.max_bytes:
-                break
-            if name == keep:
-                continue
-            with contextlib.suppress(SpoolError):
-                removed += self.remove(name)
-                total -= size
-        return removed
-
-    def _sizes(self, now: float) -> Iterator[tuple[float, str, int]]:
-        """(last touched, name, bytes on disk) of each incident; sweeps away what was left half done on the way."""
-        for entry in _scan(self.incidents):
-            with contextlib.suppress(OSError):
-                stat = entry.stat(follow_symlinks=False)
-                if entry.name.startswith("."):
-                    if now - stat.st_mtime > UNFINISHED_S:
-                        shutil.rmtree(entry.path, ignore_errors=True)
-                    continue
-                within = [(file.name, file.stat(follow_symlinks=False)) for file in os.scandir(entry.path)]
-                touched_at = max((s.st_mtime for name, s in within if name == RECORD), default=stat.st_mtime)
-                yield touched_at, entry.name, sum(s.st_blocks * 512 for _, s in within)
+        return self._pruner.prune(now, self.max_bytes, self.max_age_s, keep)
 
     def _trouble(self, error: OSError) -> SpoolError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -160,17 +139,28 @@ class Store:
     def list(self) -> Incidents:
         """All incidents, oldest first. What cannot be read is left out and told in ``broken``. Raises SpoolError when the spool itself
         cannot be read; one that does not exist is empty."""
+        return sorted(self.each(), key=_began)
+
+    def each(self) -> Iterator[Incident]:
+        """As `list`, one at a time: only that one is in memory. In the order of their ids."""
+        return self._each(storefiles.read)
+
+    def heads(self) -> Incidents:
+        """As `list`, without snapshots, evidence and all but the first finding: what a table needs, in a fraction of the time."""
+        return sorted(self._each(storefiles.read_head), key=_began)
+
+    def _each(self, read: Callable[[Path], Incident]) -> Iterator[Incident]:
         self.broken = []
-        found = []
         for name in self.ids():
             try:
-                found.append(self._read(name))
+                incident = read(self.incidents / name)
             except FileNotFoundError:
                 if (self.incidents / name).is_dir():
-                    self.broken.append((self.incidents / name, f"it has no {RECORD}"))
+                    self.broken.append((self.incidents / name, f"it has no {storefiles.RECORD}"))
             except (OSError, ValueError, TypeError, KeyError) as error:
                 self.broken.append((self.incidents / name, str(error) or type(error).__name__))
-        return sorted(found, key=lambda incident: (incident.opened_at, incident.id))
+            else:
+                yield incident
 
     def ids(self) -> Names:
         """Ids of what is kept, in the order in which it began. Reads no incident."""
@@ -185,13 +175,13 @@ class Store:
         return sorted(name for name in names if _ID.fullmatch(name))
 
     def has(self, incident_id: str) -> bool:
-        return (self.incidents / incident_id / RECORD).is_file()
+        return (self.incidents / incident_id / storefiles.RECORD).is_file()
 
     def load(self, id_or_prefix: str) -> Incident:
         """By its id, the beginning of it, the beginning of the part after the dash, or ``last``. Raises NoSuchIncident, also for two that fit."""
         name = self.resolve(id_or_prefix)
         try:
-            return self._read(name)
+            return storefiles.read(self.incidents / name)
         except FileNotFoundError:
             raise NoSuchIncident(f"incident {name} has just been removed, or was never whole") from None
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -218,16 +208,6 @@ class Store:
     def folder(self, incident_id: str) -> Path:
         return self.incidents / incident_id
 
-    def _read(self, name: str) -> Incident:
-        folder = self.incidents / name
-        if (folder / RECORD).stat().st_size > MAX_RECORD_BYTES:
-            raise ValueError(f"{RECORD} is larger than {MAX_RECORD_BYTES >> 20} MB")
-        incident = from_json(Incident, json.loads((folder / RECORD).read_bytes()))
-        if not isinstance(incident.snapshot.pid, int) or incident.id != name:
-            raise ValueError(f"{RECORD} is of something else")
-        evidence = tuple(_with_text(folder, said) for said in incident.evidence)
-        return dataclasses.replace(incident, evidence=evidence)
-
     # Workers
 
     def files_dir(self, pid: int) -> Path:
@@ -246,7 +226,7 @@ class Store:
     def worker_dirs(self) -> Workers:
         """(folder, pid, does that process live?) of every worker that has not tidied up after itself, by name."""
         found = []
-        for entry in sorted(_scan(self.workers), key=lambda e: e.name):
+        for entry in sorted(scan(self.workers), key=lambda e: e.name):
             pid, _, tick = entry.name.partition("-")
             if pid.isdigit() and entry.is_dir(follow_symlinks=False):
                 found.append((Path(entry.path), int(pid), lifesign.lives(Path(entry.path), int(pid), tick)))
@@ -259,78 +239,8 @@ def _checked(incident_id: str) -> str:
     return incident_id
 
 
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError:
-        return []
-
-
-# One incident's files
-
-
-def _write_files(folder: Path, incident: Incident) -> None:
-    """Texts first, the record that names them last; each whole or not at all. Raises OSError."""
-    bare = []
-    for said in incident.evidence:
-        if said.text:
-            text = said.text.encode("utf-8", "backslashreplace")
-            path = folder / _text_name(said)
-            if not path.exists() or path.stat().st_size != len(text):
-                _write(path, text)
-        bare.append(dataclasses.replace(said, text=""))
-    _write(folder / RECORD, json.dumps(to_json(dataclasses.replace(incident, evidence=tuple(bare)))).encode("utf-8", "backslashreplace"))
-
-
-def _write(path: Path, data: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns():x}")
-    try:
-        handle = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(handle, view) :]
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        os.replace(draft, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise
-
-
-def _text_name(said: Evidence) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "_", said.tool)[:60] + ".txt"
-
-
-def _with_text(folder: Path, said: Evidence) -> Evidence:
-    try:
-        return dataclasses.replace(said, text=(folder / _text_name(said)).read_text("utf-8", "replace"))
-    except OSError:
-        return said
-
-
-def _appear(draft: Path, final: Path) -> None:
-    """The same incident from two finders (a killed worker's, say): the first stays."""
-    try:
-        draft.rename(final)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # file systems that cannot
-            raise
-    finally:
-        os.close(handle)
+def _began(incident: Incident) -> tuple[float, str]:
+    return incident.opened_at, incident.id
 
 
 def _close(handle: int) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from hangwatch.errors import NoSuchIncident, SpoolError
+from hangwatch.pruning import UNFINISHED_S
 from hangwatch.records import Evidence, Incident, Snapshot, Stall
-from hangwatch.store import RECORD, UNFINISHED_S, Store
+from hangwatch.store import Store
+from hangwatch.storefiles import RECORD
 from tests.processes import until
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import resource
 import sys
 import threading
 import time
@@ -46,6 +47,14 @@ class Source:
                 self.exporters.offer(incident)
 
 
+def costs() -> dict[str, float]:
+    """CPU seconds, of this process and of those it waited for; what is still to be sent."""
+    helpers = resource.getrusage(resource.RUSAGE_CHILDREN)
+    counts = SOURCE.exporters.counts()
+    settled = sum(counts.get(f"traces_{what}", 0) for what in ("sent", "dropped", "refused")) + counts.get("notes_dropped", 0)
+    return {"cpu_s": time.process_time(), "helpers_s": helpers.ru_utime + helpers.ru_stime, "left": SOURCE.offered - settled}
+
+
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] != "http":
         return
@@ -53,7 +62,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] in ("/on", "/off"):
         SOURCE.exporting = scope["path"] == "/on"
     elif scope["path"] == "/counts":
-        body = json.dumps({"offered": SOURCE.offered, **SOURCE.exporters.counts()}).encode()
+        body = json.dumps({"offered": SOURCE.offered, **SOURCE.exporters.counts(), **costs()}).encode()
     else:
         await asyncio.sleep(0)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})

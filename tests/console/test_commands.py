@@ -12,7 +12,8 @@ import time
 import pytest
 
 from hangwatch.records import Incident, from_json
-from hangwatch.store import RECORD, Store
+from hangwatch.store import Store
+from hangwatch.storefiles import RECORD
 from tests.console import sample
 from tests.console.conftest import CLICK_7
 
