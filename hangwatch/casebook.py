@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from hangwatch.export import Exporters
     from hangwatch.store import Store
 
-#: Incidents remembered for their end and for coming again; each holds its snapshot.
+#: Incidents remembered for their end and for coming again.
 MAX_OPEN: Final = 30
+#: Records of a snapshot that are kept in memory with its incident; of a larger one (10,000 tasks are 60 MB) only what its end is told by.
+MAX_HELD: Final = 500
 #: Requests followed until an incident's end.
 MAX_FOLLOWS: Final = 1000
 #: An incident without a sure cause is looked at again when it is this many limits old: what was in motion at the first look has
@@ -41,6 +43,8 @@ class Open:
     follows: list[Follow] = dataclasses.field(default_factory=list)
     closed: bool = False
     looks: int = 0
+    #: The incident here is as the store has it, save for count and end.
+    whole: bool = True
 
     @property
     def again_ns(self) -> int | None:
@@ -116,7 +120,7 @@ class Casebook:
         if incident.fingerprint != entry.incident.fingerprint:
             self._entries.pop(entry.incident.fingerprint, None)
             self._entries.setdefault(incident.fingerprint, entry)
-        entry.incident = incident
+        entry.incident, entry.whole = incident, True
         self._update(entry)
 
     def due(self, now_ns: int) -> Open | None:
@@ -126,6 +130,13 @@ class Casebook:
     def offer(self, entry: Open) -> None:
         if self.exporters is not None:
             self.exporters.offer(entry.incident)
+        self.lighten(entry)
+
+    def lighten(self, entry: Open) -> None:
+        """What is on disk and has been told needs no copy in memory. Without a store it is the only one."""
+        light = lightened(entry.incident) if entry.stored else entry.incident
+        entry.whole = entry.whole and light is entry.incident
+        entry.incident = light
 
     def close_what_is_over(self, subject_id: str) -> None:
         """``subject_id`` has recovered; requests tell of their end themselves."""
@@ -170,9 +181,29 @@ class Casebook:
     def _update(self, entry: Open) -> None:
         if self.store is not None and entry.stored:
             try:
-                self.store.update(entry.incident)
+                if entry.whole:
+                    self.store.update(entry.incident)
+                else:
+                    self.store.mark(entry.incident)
             except Exception:
                 self.ledger.drop("incidents not kept")
+
+
+def lightened(incident: Incident) -> Incident:
+    """Itself where its snapshot is small; else with those records only that its end is told by: its loops, its request, that one's task."""
+    seen = incident.snapshot
+    parts = (seen.tasks, seen.threads, seen.primitives, seen.waits, seen.connections, seen.requests, seen.history)
+    if sum(map(len, parts)) <= MAX_HELD:
+        return incident
+    running = {loop.running_task_id for loop in seen.loops if loop.id == incident.stall.subject_id}
+    subjects = {incident.stall.subject_id, *running}
+    tasks = tuple(task for task in seen.tasks if task.id in subjects)
+    subjects |= {task.request_id for task in tasks}
+    requests = tuple(request for request in seen.requests if request.id in subjects or request.task_id in subjects)
+    wanted = {request.task_id for request in requests} | subjects
+    tasks = tuple(task for task in seen.tasks if task.id in wanted)
+    light = dataclasses.replace(seen, tasks=tasks, threads=(), primitives=(), waits=(), connections=(), requests=requests, history=())
+    return dataclasses.replace(incident, snapshot=light, evidence=())
 
 
 def stall_now(entry: Open) -> Stall:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hangwatch.config import Config
     from hangwatch.export.lanes import Lane
+    from hangwatch.export.notes import Note
     from hangwatch.export.outbox import Outbox
-    from hangwatch.export.specs import Value
+    from hangwatch.export.specs import Parcel, Value
     from hangwatch.store import Store
 
 LIFE_S = 120
@@ -33,10 +34,12 @@ def main(folder: Path) -> int:
     signal.alarm(LIFE_S)
     _yield_to_all()
     sys.path[:] = json.loads((folder / "errand").read_text())["path"]
+    from hangwatch.export import wire
     from hangwatch.export.handover import ERRAND, REPORT, asked
     from hangwatch.export.outbox import Outbox
     from hangwatch.store import Store
 
+    wire.BREATH_S = 0.0  # there is nobody to let breathe
     parent = os.getppid()
     config, resource, lock = asked(folder)
     outbox = Outbox(config.spool)
@@ -66,26 +69,48 @@ class Work:
 
     def run(self) -> bool:
         """Oldest first: what was parcels already, then one batch of notes after the other. False when the receiver takes no spans."""
-        from hangwatch.export.handover import unfold
         from hangwatch.export.lanes import BATCH
 
         for lane in self.lanes.values():
             lane.behind = True
-        while True:
-            self._send()
-            if self.lanes["traces"].fails:
-                return False
-            notes, lost = unfold(self.outbox, self.lanes, self.store, self.config, self.resource, BATCH)
-            self.lost += lost
+        self._send()
+        while not self.lanes["traces"].fails:
+            notes = self.outbox.notes(BATCH)
             if not notes:
                 return True
+            for note in notes:
+                for parcel in self._unfolded(note):
+                    self.lanes[parcel.signal].put(parcel, saved=False)
+            self._send()
+            if not self.lanes["traces"].fails:
+                self._keep_logs()
+                for note in notes:
+                    self.outbox.note_done(note)
+        return False  # the notes of the last batch are still there
+
+    def _unfolded(self, note: Note) -> list[Parcel]:
+        from hangwatch.export.notes import told
+
+        try:
+            return told(note, self.store, self.config, self.resource)
+        except Exception:  # whatever is wrong with one incident, the others are told
+            self.lost += 1
+            return []
 
     def _send(self) -> None:
-        """A receiver that takes spans and no logs, for now, stops the logs only: they are left on disk."""
-        lanes = list(self.lanes.values())
-        for lane in lanes:
-            while not lane.fails and (lane.pending or lane.behind):
-                lane.work(any(other.sent and not other.reason for other in lanes if other is not lane))
+        """Spans first, as a batch without them is tried again from its notes. A receiver that takes no logs stops the logs only."""
+        traces, logs = self.lanes["traces"], self.lanes["logs"]
+        while not traces.fails and (traces.pending or traces.behind):
+            traces.work(logs.sent > 0 and not logs.reason)
+        while not traces.fails and not logs.fails and (logs.pending or logs.behind):
+            logs.work(traces.sent > 0 and not traces.reason)
+
+    def _keep_logs(self) -> None:
+        logs = self.lanes["logs"]
+        for parcel in logs.pending:
+            logs.dropped += not self.outbox.add(parcel)
+        if logs.fails:
+            logs.pending.clear()
 
     def counts(self) -> dict[str, int]:
         found = {"notes_dropped": self.lost, "outbox_dropped": self.outbox.dropped}

@@ -128,7 +128,7 @@ def _told(store: Store, facts: dict[str, Any], opened_at: float) -> bool:
         _is_of(known, facts)
         and known.stall.kind == "loop"
         and known.opened_at - SAME_S <= opened_at <= (known.closed_at or opened_at) + SAME_S
-        for known in store.list()
+        for known in store.heads()
     )
 
 
@@ -161,8 +161,9 @@ def _close_open_ones(store: Store, facts: dict[str, Any]) -> list[Incident]:
     """A killed worker's incidents ended with it."""
     started_at, ended_at = float(facts.get("started_at") or 0), float(facts.get("beat_at") or time.time())
     closed = []
-    for known in store.list():
-        if _is_of(known, facts) and known.closed_at is None and known.opened_at >= started_at:
+    for head in store.heads():
+        if _is_of(head, facts) and head.closed_at is None and head.opened_at >= started_at:
+            known = store.load(head.id)
             closed.append(dataclasses.replace(known, closed_at=max(ended_at, known.opened_at)))
             store.update(closed[-1])
     return closed

@@ -22,7 +22,7 @@ UNFINISHED_S: Final = 3600.0
 LOOK_EVERY_S: Final = 60.0
 #: A full spool is emptied by so much more than is needed, or every incident would be one look.
 SLACK: Final = 1 / 16
-#: A file takes whole blocks, a folder at least one.
+#: A file takes whole blocks.
 _BLOCK: Final = 4096
 
 
@@ -37,7 +37,7 @@ class Pruner:
         self._look_at = 0.0
 
     def wrote(self, size: int, files: int) -> None:
-        self._grown += size + _BLOCK * (files + 1)
+        self._grown += size + _BLOCK * files
 
     def due(self, max_bytes: int) -> bool:
         """Has so much been written, or has it been so long, that somebody should look?"""

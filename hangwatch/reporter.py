@@ -273,6 +273,7 @@ class Reporter:
         )
         if sureness(now) > sureness(known):
             self.book.complete(entry, dataclasses.replace(now, id=known.id, count=known.count))
+            self.book.lighten(entry)
 
     def _with_native_stacks(self, incident: Incident, evidence: tuple[Evidence, ...], earlier: Snapshot | None) -> Incident:
         from hangwatch.evidence import collect, ebpf

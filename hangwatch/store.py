@@ -77,7 +77,7 @@ class Store:
         try:
             self.incidents.mkdir(parents=True, exist_ok=True, mode=0o700)
             draft.mkdir(mode=0o700)
-            self._pruner.wrote(storefiles.write_files(draft, incident), 2 + len(incident.evidence))
+            self._pruner.wrote(storefiles.write_files(draft, incident), 2 + sum(bool(said.text) for said in incident.evidence))
             storefiles.sync_folder(draft)
             storefiles.appear(draft, final)
             storefiles.sync_folder(self.incidents)

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from hangwatch import pruning, storefiles
 from hangwatch.errors import NoSuchIncident, SpoolError
 from hangwatch.pruning import UNFINISHED_S
-from hangwatch.records import Evidence, Incident, Snapshot, Stall
+from hangwatch.records import Evidence, Frame, Incident, Snapshot, Stall, Task, to_json
 from hangwatch.store import Store
-from hangwatch.storefiles import RECORD
+from hangwatch.storefiles import HEAD, RECORD
 from tests.processes import until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,7 +112,90 @@ class TestFinding:
         assert caught.value.help_text
 
 
+def crowded(n: int = 1, tasks: int = 1050) -> Incident:
+    """With more tasks than are encoded in one go, and characters that JSON escapes."""
+    made = numbered(n)
+    many = tuple(Task(f"task:{k:x}", f'Täsk "{k}"', "loop:1", "parked", (Frame("/app/a.py", k, "wait\n"),)) for k in range(tasks))
+    return dataclasses.replace(made, snapshot=dataclasses.replace(made.snapshot, tasks=many))
+
+
+class TestHeads:
+    def test_a_head_is_the_incident_without_what_makes_it_large(self, tmp_path):
+        store = Store(tmp_path)
+        folder = store.add(crowded())
+        (head,) = store.heads()
+        assert (head.id, head.opened_at, head.snapshot.pid, head.snapshot.tasks, head.evidence) == (
+            crowded().id,
+            crowded().opened_at,
+            4242,
+            (),
+            (),
+        )
+        assert (folder / HEAD).stat().st_size < 2000 < (folder / RECORD).stat().st_size
+
+    def test_a_list_of_heads_opens_no_record(self, tmp_path, monkeypatch):
+        store = Store(tmp_path)
+        for n in range(3):
+            store.add(numbered(n))
+        monkeypatch.setattr(storefiles, "read", None)
+        assert [head.opened_at - 1.8e9 for head in store.heads()] == [0, 1, 2]
+
+    @pytest.mark.parametrize("spoil", [lambda head: head.unlink(), lambda head: head.write_text("{"), lambda head: os.utime(head, (1, 1))])
+    def test_a_head_that_is_lost_broken_or_old_is_made_up_for(self, tmp_path, spoil):
+        store = Store(tmp_path)
+        spoil(store.add(numbered(1, count=3)) / HEAD)
+        assert [head.count for head in store.heads()] == [3] == [i.count for i in store.list()]
+
+    def test_count_and_end_can_be_marked_without_the_rest(self, tmp_path):
+        store = Store(tmp_path)
+        folder = store.add(crowded())
+        before = (folder / RECORD).stat().st_mtime_ns
+        bare = dataclasses.replace(crowded(), snapshot=numbered(1).snapshot, count=9, closed_at=1.8e9 + 60)
+        store.mark(bare)
+        assert store.load("last") == dataclasses.replace(crowded(), count=9, closed_at=1.8e9 + 60)
+        assert (folder / RECORD).stat().st_mtime_ns == before
+        store.update(crowded())
+        assert store.load("last") == crowded(), "the record is newer now"
+        store.mark(numbered(7))
+        assert len(store.ids()) == 1, "what is gone stays gone"
+
+    def test_one_at_a_time(self, tmp_path):
+        store = Store(tmp_path)
+        for n in range(3):
+            store.add(numbered(n))
+        (store.incidents / numbered(1).id / RECORD).write_text("{")
+        assert [i.id for i in store.each()] == [numbered(0).id, numbered(2).id] and len(store.broken) == 1
+
+
+@pytest.mark.parametrize("tasks", [0, 1, 200, 201, 1050])
+def test_a_record_encoded_in_slices_is_the_same_json(tasks):
+    incident = crowded(tasks=tasks)
+    assert json.loads(b"".join(storefiles.pieces(incident))) == to_json(incident)
+
+
 class TestPruning:
+    def test_nobody_looks_through_the_spool_for_every_incident(self, tmp_path, monkeypatch):
+        looks = []
+        monkeypatch.setattr(pruning, "scan", lambda folder, scan=pruning.scan: looks.append(folder) or scan(folder))
+        store = Store(tmp_path)
+        for n in range(50):
+            store.add(numbered(n))
+        assert len(looks) == 1, "the first does, to know what there is"
+        monkeypatch.setattr(store._pruner, "_look_at", 0.0)
+        store.add(numbered(50))
+        assert len(looks) == 2, "and after a minute: others write, and things age"
+
+    def test_a_full_spool_is_not_looked_through_for_every_incident_either(self, tmp_path, monkeypatch):
+        looks = []
+        monkeypatch.setattr(pruning, "scan", lambda folder, scan=pruning.scan: looks.append(folder) or scan(folder))
+        store = Store(tmp_path, max_mb=1.0)
+        for n in range(300):
+            store.add(numbered(n))
+            if n % 10 == 0:
+                assert sum(size for _, _, size in store._pruner._sizes(0)) <= 1_000_000, "never above what is allowed"
+                looks.pop()
+        assert len(looks) < 100
+
     def test_by_age_of_the_last_touch(self, tmp_path):
         store = Store(tmp_path, max_days=14)
         old, kept = store.add(numbered(1)), store.add(numbered(2))
@@ -193,6 +277,19 @@ class TestBroken:
 
 
 class TestManyAtOnce:
+    def test_many_writers_keep_it_bounded(self, tmp_path):
+        """Each looks now and then only; what it may miss meanwhile is a sixteenth for each of the others."""
+        code = "store = Store(sys.argv[1], max_mb=2.0)\nfirst = int(arguments[0])\nfor n in range(first, first + 60):\n    store.add(numbered(n, 'x' * 30_000))"
+        writers = [child(code, tmp_path, 100 * k) for k in range(5)]
+        largest = 0
+        store = Store(tmp_path, max_mb=2.0)
+        while any(writer.poll() is None for writer in writers):
+            largest = max(largest, sum(size for _, _, size in store._pruner._sizes(0)))
+            time.sleep(0.02)
+        assert [writer.wait() for writer in writers] == [0] * 5
+        assert 1_000_000 < largest <= 2_000_000 * (1 + 5 / 16) + 5 * 60_000, "five times sixty of 42 KB were written"
+        assert store.list() and not store.broken
+
     def test_killed_in_the_middle_leaves_whole_incidents_only(self, tmp_path):
         """Writers that do nothing but write, each killed at another moment of it."""
         code = "n = int(arguments[0])\nwhile True:\n    store.add(numbered(n, 'x' * 300_000)); store.update(numbered(n, 'y' * 300_000, count=2)); n += 1; print(n, flush=True)"

@@ -37,14 +37,13 @@ def command(ids: tuple[str, ...], everything: bool, otlp: str | None, spool: str
     if config.otlp is None:
         raise ConfigError("no receiver to send to", "Name one with --otlp http://127.0.0.1:4318 or OTEL_EXPORTER_OTLP_ENDPOINT.")
     store = open_store(spool)
-    incidents = list(store.list()) if everything else [store.load(name) for name in ids]
-    if not incidents:
+    if everything and not store.ids():
         click.echo(f"No incident in {store.root}.", err=True)
         return 0
     from hangwatch.export import once
 
     try:
-        report = once.send(incidents, config)
+        report = once.send(store.each() if everything else (store.load(name) for name in ids), config)
     except ImportError as error:
         raise ExportError(f"OpenTelemetry cannot be imported: {error}", "pip install hangwatch installs it.") from None
     if report.reason:

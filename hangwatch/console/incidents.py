@@ -11,8 +11,10 @@ from hangwatch.console.groups import group_lines
 from hangwatch.console.options import emit, finish_what_was_left, json_option, note, open_store, paint, spool_option
 from hangwatch.console.render import table_lines
 from hangwatch.console.style import width_of_terminal
+from hangwatch.errors import HangwatchError
 from hangwatch.fleet import grouped
 from hangwatch.records import Incident, to_json
+from hangwatch.store import Store
 
 
 @click.command()
@@ -38,7 +40,7 @@ def command(spool: str | None, as_json: bool, count: int | None, since: float | 
     """
     store = open_store(spool)
     finish_what_was_left(store)
-    found = [incident for incident in store.list() if _fits(incident, since, service)][-count if count else 0 :]
+    found = [incident for incident in store.heads() if _fits(incident, since, service)][-count if count else 0 :]
     for folder, why in store.broken:
         note(f"left out, as it cannot be read: {folder.name} ({why})")
     if by_fingerprint and found:
@@ -49,13 +51,27 @@ def command(spool: str | None, as_json: bool, count: int | None, since: float | 
             emit(group_lines(groups, width_of_terminal(), paint()))
             note(f"\nhangwatch show {groups[-1].newest} says why, and what to do.")
     elif as_json:
-        click.echo(json.dumps([to_json(incident) for incident in found]))
+        _print_whole(store, found)
     elif found:
         emit(table_lines(found, width_of_terminal(), paint()))
         note(f"\nhangwatch show {found[-1].id} (or: last) says why, and what to do.")
     else:
         note(f"No incident in {store.root}.")
     return 1 if found else 0
+
+
+def _print_whole(store: Store, heads: list[Incident]) -> None:
+    """One array, one incident in memory at a time: a snapshot can be 20 MB."""
+    printed = 0
+    for head in heads:
+        try:
+            text = json.dumps(to_json(store.load(head.id)))
+        except HangwatchError as error:  # gone or broken since we looked
+            note(f"left out: {error}")
+            continue
+        click.echo((", " if printed else "[") + text, nl=False)
+        printed += 1
+    click.echo("]" if printed else "[]")
 
 
 def _fits(incident: Incident, since_h: float | None, service: str | None) -> bool:

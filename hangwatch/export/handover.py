@@ -33,6 +33,8 @@ REPORT: Final = "report"
 LOAD: Final = 600
 #: A second flood within this long goes with the courier that then starts.
 GATHER_S: Final = 3.0
+#: From one courier's start to the next: its own start is half a second of a CPU.
+EVERY_S: Final = 15.0
 #: For a courier that sends to a receiver abroad; then it is ended, and what it had left is taken back.
 MAX_S: Final = 120.0
 #: Who fails within this long and without a word cannot live here.
@@ -88,6 +90,7 @@ class Handover:
         finally:
             os.close(handle)  # the courier has it
         self._started_at = time.monotonic()
+        self.due_at = self._started_at + EVERY_S
         self.couriers += 1
         return True
 
@@ -107,7 +110,7 @@ class Handover:
             self.counts[name] = self.counts.get(name, 0) + n
         self._outbox.take_back(self._folder)
         if process.returncode == 0:
-            self.failures, self.due_at = 0, 0.0
+            self.failures = 0
         else:
             cannot_live = process.returncode > 0 and not report and time.monotonic() - self._started_at < STILLBORN_S
             self.possible = self.possible and not cannot_live

@@ -93,7 +93,8 @@ def switched_off(signal: str) -> bool:
 def breathe() -> None:
     """Lets the service's threads have the interpreter between two pieces of work, rather than after the 5 ms that they would have to wait
     for it otherwise. Really sleeps: who only lets go of the GIL mostly has it back before anybody wakes up."""
-    time.sleep(BREATH_S)
+    if BREATH_S:  # 0 in a process of our own
+        time.sleep(BREATH_S)
 
 
 def outcome(success: bool, answered: Any) -> Outcome:

@@ -27,8 +27,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-PAIRS = 9
-WINDOW_S = 10.0
+PAIRS = 8
+WINDOW_S = 15.0
 #: All has arrived long before, or something is wrong.
 DRAIN_S = 60.0
 PAUSE_S = 0.001
