@@ -55,6 +55,9 @@ def session() -> Any:
 
         def request(self, *args: Any, **settings: Any) -> Any:
             self.last_status, self.last_error = None, ""
+            if isinstance(self.verify, str):
+                # What OTEL_EXPORTER_OTLP_CERTIFICATE says of this receiver; requests lets REQUESTS_CA_BUNDLE, which is for all, win over it.
+                settings.setdefault("verify", self.verify)
             try:
                 response = super().request(*args, **settings)
             except Exception as error:
