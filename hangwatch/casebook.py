@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hangwatch.config import Config
 from hangwatch.ledger import Follow, Ledger
 from hangwatch.records import Incident, Stall, to_json
-from hangwatch.worker import TOLD
+from hangwatch.worker import SAME_S, TOLD
 
 if TYPE_CHECKING:
     from hangwatch.export import Exporters
@@ -112,6 +112,15 @@ class Casebook:
             del self._entries[oldest]
         return entry
 
+    def joined(self, incident: Incident, folder: Path | None) -> Incident:
+        """Where somebody outside has told this very stall in our place: under the name it has there, with what was seen there."""
+        with contextlib.suppress(Exception):
+            if folder is not None and self.store is not None and incident.stall.kind == "loop":
+                told = self.store.load((folder / TOLD).read_text())
+                if abs(told.opened_at - incident.opened_at) <= SAME_S and told.stall.kind == "loop":
+                    return _both(incident, told)
+        return incident
+
     def follow(self, entry: Open, follows: list[Follow]) -> None:
         entry.follows += follows[: MAX_FOLLOWS - len(entry.follows)]
 
@@ -171,7 +180,10 @@ class Casebook:
         if self.store is None:
             return False
         try:
-            self.store.add(incident)
+            if self.store.has(incident.id):
+                self.store.update(incident)
+            else:
+                self.store.add(incident)
         except Exception as error:
             self.ledger.drop("incidents not kept")
             self._fault(f"store: {error}")
@@ -187,6 +199,17 @@ class Casebook:
                     self.store.mark(entry.incident)
             except Exception:
                 self.ledger.drop("incidents not kept")
+
+
+def _both(own: Incident, told: Incident) -> Incident:
+    """One incident of two views. The surer says why; what a tool saw while it lasted is worth more than what it sees after."""
+    seen = {said.tool for said in told.evidence if said.text}
+    evidence = (*told.evidence, *(said for said in own.evidence if said.tool not in seen))
+    surer = told if sureness(told) > sureness(own) else own
+    began = min(own.opened_at, told.opened_at)
+    return dataclasses.replace(
+        own, id=told.id, evidence=evidence, findings=surer.findings, fingerprint=surer.fingerprint, opened_at=began, closed_at=None
+    )
 
 
 def lightened(incident: Incident) -> Incident:

@@ -21,12 +21,10 @@ from hangwatch.kernel import procfs
 from hangwatch.records import SCHEMA, Evidence, Frame, Incident, Loop, Snapshot, Stall, Thread
 from hangwatch.stacktimer import LEAST_S
 from hangwatch.store import Store
-from hangwatch.worker import EVERY_S, TOLD
+from hangwatch.worker import EVERY_S, SAME_S, TOLD
 
 #: A worker that still writes its `worker.json` can run Python: what it finds it tells itself.
 SILENT_S = EVERY_S * 1.75
-#: Two reports of one stall name its begin alike up to the watchdog's tick and the timer's period.
-SAME_S = 5.0
 #: A folder without worker.json is one that is just being made, or one of a worker killed at its very start.
 NAMELESS_S = 60.0
 

@@ -247,6 +247,7 @@ class Reporter:
         incident = investigate(
             stall, snapshot, evidence=evidence, earlier=earlier, service=self.service, host=worker.host(), opened_at=_at(stall.since_ns)
         )
+        incident = self.book.joined(incident, self.folder)
         again = self.book.counted(incident, count)
         if again is not None:
             return again

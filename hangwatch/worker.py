@@ -18,6 +18,8 @@ from hangwatch.ledger import Ledger
 FILE_NAME: Final = "worker.json"
 #: Holds the id of the incident that somebody else told in this worker's place.
 TOLD: Final = "told"
+#: Two reports of one stall name its begin alike up to the watchdog's tick and the timer's period.
+SAME_S: Final = 5.0
 #: Seconds between two writes. A killed worker's last beat is known this well, and a frozen one is told from a living after it.
 EVERY_S: Final = 2.0
 

@@ -109,6 +109,18 @@ def test_an_incident_told_in_its_place_ends_when_the_worker_runs_again(frozen):
     assert store.load(incident.id).closed_at is not None
 
 
+def test_what_was_told_in_its_place_and_what_it_tells_itself_afterwards_are_one(frozen):
+    _process, store = frozen("ctypes.PyDLL(None).usleep(6_000_000)")
+    wait_for(lambda: dumped(store))
+    (told,) = wait_for(lambda: orphans.finish(store))
+    wait_for(lambda: store.load(told.id).closed_at)
+    (incident,) = store.list()
+    assert (incident.id, incident.snapshot.source, incident.count) == (told.id, "agent", 1)
+    assert {said.tool for said in told.evidence} <= {said.tool for said in incident.evidence}
+    assert "usleep" in str(incident.findings[0].culprit) + str([said.text for said in incident.evidence])
+    assert [head.id for head in store.heads()] == [told.id]
+
+
 def left_behind(tmp_path, name="1-1", **facts):
     """A folder of a worker that does not live, as it stays after a kill."""
     folder = Store(tmp_path).workers / name
