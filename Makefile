@@ -1,6 +1,7 @@
 # make demo   the main job for real: the uvicorn 0.12.2 hang, caught and explained, then the fixed release
 # make test   all tests, on every interpreter present
 # make integration   the slow stage: a real OpenTelemetry Collector, Prometheus and Alertmanager between a service that hangs and a pager
+# make vm     the slowest stage: other kernels and arm64, emulated (VM='-k arm64-6.1' for one)
 # make check  types, lint, floors
 # make bench  what it costs, paired, as ratios
 # make corpus the real hangs: how many are explained
@@ -11,7 +12,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test integration check bench corpus fmt clean
+.PHONY: demo test integration vm check bench corpus fmt clean
 .SILENT:
 
 $(VENV)/ready: pyproject.toml
@@ -41,6 +42,10 @@ test: $(VENV)/ready
 integration: $(VENV)/ready
 	mkdir -p .cache && bash .ci/collector-from-debian .cache/collector >.cache/collector.log 2>&1 || { tail -3 .cache/collector.log; echo "no Collector to be had here"; }
 	$(BIN)/python -m pytest -m integration tests/integration tests/attach
+
+# Kernels, interpreters and qemu are unpacked from Debian's packages into .cache/vm; what cannot be had is skipped by name.
+vm: $(VENV)/ready
+	$(BIN)/python -m pytest -m vm tests/vm $(VM)
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -123,6 +123,18 @@ def test_without_a_door_it_says_what_there_is(tmp_path):
     assert "gdb -p" in refused.value.help_text
 
 
+def test_on_a_machine_without_code_for_it_gdb_is_what_there_is(tmp_path, monkeypatch):
+    """arm64: no switch is advised that would then be refused."""
+    monkeypatch.setattr(entry.platform, "machine", lambda: "aarch64")
+    with stressed("3.12", cwd=tmp_path) as child:
+        for by_ptrace in (False, True):
+            with pytest.raises(CannotLook) as refused:
+                entry.install(child.pid if child.stdout.readline() else 0, by_ptrace=by_ptrace)
+            assert ("this is aarch64" in str(refused.value)) == by_ptrace
+            assert "gdb -p" in refused.value.help_text and "--by-ptrace" not in refused.value.help_text
+        assert child.poll() is None
+
+
 def test_a_main_thread_that_does_not_come_by(tmp_path):
     """Asleep in the selector without a timer: the script is taken back, and the thread way reaches it."""
     code = "import asyncio\nprint('[0]', flush=True)\nasyncio.run(asyncio.Event().wait())"

@@ -7,6 +7,7 @@ safe place (`newthread`, x86-64).
 
 from __future__ import annotations
 
+import platform
 import secrets
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ def _enter(reader: RemoteReader, what: str, settings: dict[str, Any], by_ptrace:
     if owner_said_no(pid) and not force:
         raise CannotEnter(
             f"process {pid} was started with remote debugging switched off (PYTHON_DISABLE_REMOTE_DEBUG or -X disable-remote-debug)",
-            "Its owner wants nobody to run code in it. --force --by-ptrace does so all the same.",
+            f"Its owner wants nobody to run code in it.{' --force --by-ptrace does so all the same.' if _may_start_threads() else ''}",
         )
     text = payload.script(what, token, settings)
     why = f"Python {reader.roots.full_version} has no door of its own for this (PEP 768 came with 3.14)"
@@ -69,12 +70,20 @@ def _enter(reader: RemoteReader, what: str, settings: dict[str, Any], by_ptrace:
         finally:
             place.remove()
         why = "its main thread did not come by a safe point in 2 s: it is asleep, or blocked in a call"
-    if not by_ptrace:
-        raise CannotEnter(f"process {pid} cannot be entered: {why}", f"{_by_force(pid, what)}\n{_by_hand(pid, text)}\n{_AT_START}")
+    if not by_ptrace or not _may_start_threads():
+        if by_ptrace:
+            why += f"; a thread can be started from outside on x86-64 only, this is {platform.machine()}"
+        ways = [_by_force(pid, what)] if _may_start_threads() else []
+        raise CannotEnter(f"process {pid} cannot be entered: {why}", "\n".join((*ways, _by_hand(pid, text), _AT_START)))
     from hangwatch.attach.entry.newthread import run as run_in_new_thread
 
     run_in_new_thread(reader, text)
     return _checked(pid, answer.wait(pid, token), what)
+
+
+def _may_start_threads() -> bool:
+    """`newthread` has code for this machine."""
+    return platform.machine() == "x86_64"
 
 
 def _has_loop(reader: RemoteReader) -> bool:

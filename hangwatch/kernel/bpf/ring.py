@@ -1,6 +1,7 @@
 """The kernel's ring buffer (Documentation/bpf/ringbuf.rst), read from Python.
 
-Python has no acquire loads: records are read after a system call (the poll) only, which orders memory on every machine we know.
+Python has no acquire loads, and arm64 may read a record before the position that says it is there. A lock that is let go and taken again
+is a full barrier in between: a release that is followed by an acquire is not reordered there (the architecture's RCsc), and x86-64 needs none.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ctypes
 import mmap
 import select
 import struct
+import threading
 
 from hangwatch.kernel.bpf.maps import Map
 
@@ -26,6 +28,8 @@ class Ring:
         self._position = ctypes.c_uint64.from_buffer(self._consumer)
         # The data lies there twice in a row, so that no record is cut.
         self._data = mmap.mmap(map_.fd, mmap.PAGESIZE + 2 * self._size, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE)
+        self._lock = threading.Lock()
+        self._lock.acquire()
         self._poll = select.poll()
         self._poll.register(map_.fd, select.POLLIN)
 
@@ -34,18 +38,30 @@ class Ring:
         self._poll.poll(int(timeout_s * 1e3))
         found: list[bytes] = []
         position = self._position.value
-        while True:
-            (end,) = struct.unpack_from("<Q", self._data, 0)
-            if position >= end:
-                return found
+        (end,) = struct.unpack_from("<Q", self._data, 0)
+        while position < end:
+            self._fence()
+            position, end = self._take(position, end, found)
+            self._fence()
+            self._position.value = position
+        return found
+
+    def _take(self, position: int, end: int, found: list[bytes]) -> tuple[int, int]:
+        """Up to ``end``: where the reader is then, and where the writer was; both the same when a record is not finished yet."""
+        while position < end:
             at = mmap.PAGESIZE + (position & (self._size - 1))
             (length,) = struct.unpack_from("<I", self._data, at)
             if length & _BUSY:
-                return found
+                return position, position
             if not length & _DISCARDED:
                 found.append(self._data[at + 8 : at + 8 + (length & _LENGTH)])
             position += ((length & _LENGTH) + 8 + 7) & ~7
-            self._position.value = position
+        return position, struct.unpack_from("<Q", self._data, 0)[0]
+
+    def _fence(self) -> None:
+        """What was read before is read before what comes next, and before the kernel may write there again."""
+        self._lock.release()
+        self._lock.acquire()
 
     def close(self) -> None:
         del self._position
