@@ -7,6 +7,7 @@ is not what the application waits on; only its deadlines count.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -61,7 +62,7 @@ def _place(file: str, name: str) -> Place:
     key = (path.rpartition("/")[2], name)
     wrapper = _WRAPPERS.search(path) is not None
     return Place(
-        library=_LIBRARY.search(path) is not None,
+        library=_LIBRARY.search(path) is not None or path.endswith(_known_files()),
         stdlib=_STDLIB.search(path) is not None and "-packages/" not in path,
         wrapper=wrapper,
         ours=file.startswith(_OURS) and not wrapper,
@@ -70,8 +71,16 @@ def _place(file: str, name: str) -> Place:
     )
 
 
+@functools.cache
+def _known_files() -> tuple[str, ...]:
+    """Files of libraries by package and name: where they lie outside of site-packages (pip install --target) they are no application's."""
+    spots = (spot for table in (WAITS, REQUESTS) for found in table.values() for spot in found)
+    return tuple({spot.file for spot in spots if spot.file.count("/") > 1})
+
+
 def is_library(file: str) -> bool:
-    return _LIBRARY.search(file.replace("\\", "/")) is not None
+    path = file.replace("\\", "/")
+    return _LIBRARY.search(path) is not None or path.endswith(_known_files())
 
 
 def record_of(frame: FrameView, desk: Desk) -> Frame:

@@ -148,6 +148,7 @@ def image(machine: Machine, parts: Parts, path: Path) -> None:
         for folder in ("hangwatch", "collectors"):
             cpio.folder(f"srv/{folder}")
             cpio.tree(ROOT / folder, f"srv/{folder}")
+        cpio.copy(parts.busybox(machine.arch), "srv/busybox")
         cpio.folder("srv/guest")
         cpio.tree(GUEST, "srv/guest", lambda path: path.name == "__pycache__")
         plan = [{"root": target.suite, "version": target.version, "loop": target.loop} for target in machine.targets]

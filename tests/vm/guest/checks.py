@@ -128,6 +128,12 @@ def watch_begins(stage):
     return f"{_programs(stage.watching.child.pid)} programs; {' '.join(note.strip() for note in stage.watching.notes)}"
 
 
+def _watched(stage):
+    if stage.watching is None or stage.watching.child.poll() is not None:
+        raise Skipped("nobody watches")
+    return stage.service
+
+
 def _programs(pid):
     """How many eBPF programs the process holds."""
     found = 0
@@ -138,7 +144,7 @@ def _programs(pid):
 
 
 def watch_time_sleep(stage):
-    asked = stage.service.ask(f"/sleeps:{WATCH_S}")
+    asked = _watched(stage).ask(f"/sleeps:{WATCH_S}")
     begun = time.monotonic()
     incident = stage.watching.until(lambda incident: incident["stall"]["kind"] == "loop", WATCH_S)
     told_s = time.monotonic() - begun
@@ -154,7 +160,7 @@ def watch_time_sleep(stage):
 
 def watch_gil(stage):
     """Another thread keeps the GIL in native code: the loop's waits for it lie inside the interpreter's own data."""
-    asked = stage.service.ask(f"/keeps-gil:{WATCH_S}")
+    asked = _watched(stage).ask(f"/keeps-gil:{WATCH_S}")
     incident = stage.watching.until(lambda incident: facts(incident).get("verdict") == "gil", 2 * WATCH_S)
     (thread,) = facts(incident)["threads"]
     assert thread["call"] == "futex" and incident["findings"][0]["cause"] == "gil-held", (thread, incident["findings"][0])
@@ -163,7 +169,7 @@ def watch_gil(stage):
 
 
 def watch_parked(stage):
-    asked = stage.service.ask("/parks")
+    asked = _watched(stage).ask("/parks")
     row, incident = _connection(stage, "request-pending", asked.address)
     assert row["request"] == "GET /parks" and row["task_id"], row
     assert row["observer"] == "eBPF" or not stage.full, row
@@ -172,7 +178,7 @@ def watch_parked(stage):
 
 
 def watch_slow_client(stage):
-    asked = stage.service.ask("/pours", window=4096)
+    asked = _watched(stage).ask("/pours", window=4096)
     row, incident = _connection(stage, "client-not-reading", asked.address)
     assert any(finding["cause"] == "slow-client" for finding in incident["findings"]), incident["findings"]
     return f"fd {row['fd']} {row['local']} <- {row['peer']} {row['sent']} out ({row['observer']})"
@@ -266,3 +272,5 @@ CHECKS = (
     serve, watch_begins, watch_time_sleep, watch_gil, watch_parked, watch_slow_client, watch_ends, attach_time_sleep, attach_spin, attach_parked, core_file,
     by_ptrace_is_refused, the_door, agent_inside,
 )  # fmt: skip
+#: In a pid namespace of its own the programs translate ids.
+CONTAINED = (serve, watch_begins, watch_time_sleep, watch_parked, watch_ends, attach_parked)

@@ -101,10 +101,15 @@ class Client:
         self.socket.close()
 
 
-def hangwatch(*words, expect=(0, 1)):
-    """(exit status, standard output, standard error) of the command."""
+def hangwatch(*words, expect=(0, 1), before=None):
+    """(exit status, standard output, standard error) of the command; ``before`` runs in its process first."""
     done = subprocess.run(
-        [sys.executable, "-m", "hangwatch", *words], capture_output=True, text=True, timeout=COMMAND_S, stdin=subprocess.DEVNULL
+        [sys.executable, "-m", "hangwatch", *words],
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_S,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=before,
     )
     if done.returncode not in expect:
         raise AssertionError(f"hangwatch {' '.join(words)} ended with {done.returncode}: {done.stdout[-400:]} {done.stderr[-1500:]}")
