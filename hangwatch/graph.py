@@ -21,7 +21,7 @@ from hangwatch.records import Primitive, Request, Snapshot, Task, Thread, Wait
 #: Kinds of primitive that end only when every one of their holders has acted.
 NEEDS_ALL = frozenset({"gather", "group", "barrier", "queue-join", "server-close"})
 
-#: Kinds that one owner takes as a whole: who waits for one is not its holder because it also stands in its ``with``.
+#: Kinds that one owner takes as a whole.
 EXCLUSIVE = frozenset({"lock", "thread-lock", "import-lock", "condition", "gil"})
 
 MAX_PATH = 64  #: A longer path or cycle is cut: nobody reads it.
@@ -83,17 +83,19 @@ class WaitGraph:
         for task in self.snapshot.tasks:
             if task.loop_id in blocked and task.state != "done":
                 self._add_wait(task.id, task.loop_id)
-        if len(blocked) == 1:
-            self._assume_jobs_of(*blocked.values())
+        if blocked:
+            self._assume_jobs_of(list(blocked.values()))
 
-    def _assume_jobs_of(self, thread_id: str) -> None:
-        """A job that no thread runs and no pool has queued was handed to a loop; the only one that does not come to it is this."""
+    def _assume_jobs_of(self, thread_ids: list[str]) -> None:
+        """A job that no thread runs and no pool has queued was handed to a loop: to one of those that do not come to it. Which one is not
+        known; each of them could end it."""
         for thread in self.snapshot.threads:
             for primitive_id in self._waits.get(thread.id, ()):
                 job = self.primitives.get(primitive_id)
                 if job is not None and job.kind == "job" and not job.holders and job.ready is not True and not job.state.get("queued"):
-                    self._holders[primitive_id].append(thread_id)
-                    self._held[thread_id].append(primitive_id)
+                    self._holders[primitive_id] += thread_ids
+                    for thread_id in thread_ids:
+                        self._held[thread_id].append(primitive_id)
                     self._assumed.add(primitive_id)
 
     def _is_blocked(self, thread_id: str) -> bool:
@@ -102,31 +104,30 @@ class WaitGraph:
         return bool(kinds - {"peer", "client"})
 
     def _collect_holders(self) -> None:
-        entered: dict[tuple[str, str], int] = defaultdict(int)
+        # A reader tells of a ``with`` block only once it is entered: who holds a lock and waits for it has taken it a second time.
+        entered: dict[tuple[str, str], None] = {}
         for owner in self._owners:
             for hold in owner.holds:
-                entered[owner.id, hold.primitive_id] += 1
+                entered[owner.id, hold.primitive_id] = None
         for primitive in self.snapshot.primitives:
             for holder in primitive.holders:
-                entered.setdefault((self.node(holder), primitive.id), 2)
+                entered[self.node(holder), primitive.id] = None
         for thread in self.snapshot.threads:
             self._serves(thread, entered)
         self._from_the_ring(entered)
-        for (owner_id, primitive_id), times in entered.items():
-            if times < 2 and self._is_entering(owner_id, primitive_id):
-                continue  # it stands in `with lock:` but is not through yet: a waiter
+        for owner_id, primitive_id in entered:
             if owner_id not in self._holders[primitive_id]:
                 self._holders[primitive_id].append(owner_id)
                 self._held[owner_id].append(primitive_id)
 
-    def _serves(self, thread: Thread, entered: dict[tuple[str, str], int]) -> None:
+    def _serves(self, thread: Thread, entered: dict[tuple[str, str], None]) -> None:
         """The thread that runs a job is what the job's waiter waits for, when the job itself does not say so."""
         for primitive_id in self._waits.get(thread.serves or "", ()):
             job = self.primitives.get(primitive_id)
             if job is not None and job.kind in ("job", "future", "other") and not job.holders:
-                entered[thread.id, primitive_id] += 2
+                entered[thread.id, primitive_id] = None
 
-    def _from_the_ring(self, entered: dict[tuple[str, str], int]) -> None:
+    def _from_the_ring(self, entered: dict[tuple[str, str], None]) -> None:
         """A lock taken without a ``with`` block shows on no stack: its last taker of record, while alive, holds it."""
         seen = {primitive_id for _, primitive_id in entered}
         loop_threads = {loop.thread_id for loop in self.snapshot.loops}
@@ -137,11 +138,7 @@ class WaitGraph:
             taker = act.task_id or (act.thread_id if act.thread_id not in loop_threads else None)
             exclusive = primitive is not None and primitive.kind in EXCLUSIVE and primitive_id not in seen
             if act.op == "acquire" and exclusive and taker and self._alive(taker):
-                entered[taker, primitive_id] = 2
-
-    def _is_entering(self, owner_id: str, primitive_id: str) -> bool:
-        primitive = self.primitives.get(primitive_id)
-        return primitive is not None and primitive.kind in EXCLUSIVE and primitive_id in self._waits.get(owner_id, ())
+                entered[taker, primitive_id] = None
 
     # Questions
 

@@ -25,6 +25,10 @@ MAX_FINDINGS = 12
 _SURE = ("proved", "likely", "suspected")
 #: What the stall itself says comes first: a process that does not start or stop is told as such, whatever else is found.
 _OF_THE_STALL = {"startup": "stuck-startup", "shutdown": "stuck-shutdown"}
+#: A loop that stands still is told as such: that its thread waits at all is the mistake, whoever keeps what it waits for.
+_OF_A_LOOP = frozenset({
+    "deadlock", "lock-leaked", "blocked-loop-lock", "blocked-loop-io", "blocked-loop-cpu", "gil-held", "gc-pause", "cpu-starved",
+})  # fmt: skip
 
 
 def investigate(
@@ -98,11 +102,18 @@ def _ranked(case: Case, found: list[Finding]) -> list[Finding]:
 
     def key(numbered: tuple[int, Finding]) -> tuple[bool, bool, bool, int, int]:
         at, finding = numbered
-        own = finding.cause == _OF_THE_STALL.get(case.stall.kind)
+        own = finding.cause == _OF_THE_STALL.get(case.stall.kind) or _of_the_loop(case, finding)
         apart = not _concerns(case, finding)
         return (not own, apart, finding.confidence == "suspected", -finding.frees, at)
 
     return [finding for _, finding in sorted(enumerate(found), key=key)]
+
+
+def _of_the_loop(case: Case, finding: Finding) -> bool:
+    if case.stall.kind != "loop" or finding.cause not in _OF_A_LOOP or finding.confidence == "suspected":
+        return False
+    names = {case.stall.subject_id, *(loop.thread_id for loop in case.snapshot.loops if loop.id == case.stall.subject_id)}
+    return not names.isdisjoint(finding.subjects)
 
 
 def _concerns(case: Case, finding: Finding) -> bool:

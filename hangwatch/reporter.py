@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hangwatch import samples, worker
 from hangwatch.casebook import Casebook, Open, stall_now, sureness
 from hangwatch.config import Config
+from hangwatch.heartbeat import stacks_between
 from hangwatch.ledger import Follow, Ledger
 from hangwatch.records import Evidence, Incident, Snapshot, Stall, to_json
 from hangwatch.stacktimer import StackTimer
@@ -180,7 +181,10 @@ class Reporter:
             return
         collection = self._collect({item.tool for item in alarm.evidence})
         first = self._sample([])
-        if not alarm.over:
+        between: list[Evidence] = []
+        if alarm.pulse is not None and not alarm.over:
+            between.append(stacks_between(alarm.pulse.mark, BETWEEN_S))
+        elif not alarm.over:
             time.sleep(BETWEEN_S)
         second = self._sample([]) if not alarm.over else first
         if alarm.uncertain and self._answers(alarm):
@@ -188,7 +192,7 @@ class Reporter:
             if alarm.pulse is not None:
                 alarm.pulse.blocked = False
             return
-        evidence = (*alarm.evidence, *collection.gather())
+        evidence = (*alarm.evidence, *collection.gather(), *between)
         known = self._tell(alarm.stall, second, None if alarm.over else first, evidence, 1)
         if alarm.over:
             self.book.close(known)

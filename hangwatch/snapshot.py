@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from hangwatch import integrations
-from hangwatch.integrations import borrowers, generators, labels, recognise, setters, threads, ties
+from hangwatch.integrations import borrowers, calls, generators, labels, recognise, setters, threads, ties
 from hangwatch.integrations.desk import SnapshotDesk
 from hangwatch.reading.view import FrameView, LoopView, ObjectView, Reader, TaskView, ThreadView, plain
 from hangwatch.records import SCHEMA, Act, Connection, Frame, Loop, Request, Snapshot, Task, Thread
@@ -200,7 +200,7 @@ class _Looker:
         asleep = is_loop and any(loop.thread_id == thread_id and loop.asleep for loop in self.loops)
         found = recognise.NOTHING if asleep else recognise.wait_of(chain, self.desk, thread_id)
         if found.sighting is None and chain and not asleep:
-            found = replace(found, sighting=threads.called(chain[-1], self.desk))
+            found = replace(found, sighting=threads.called(chain[-1], self.desk) or (None if is_loop else calls.in_a_call(view)))
         recognise.requests_of(chain, self.desk, thread_id, None)
         waits_on = self._note(thread_id, chain, found)
         self.threads[thread_id] = Thread(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hangwatch.records import FOREVER, Frame, Loop, Request, Snapshot, Stall, Task, Thread
+from hangwatch.records import FOREVER, Frame, Loop, Primitive, Request, Snapshot, Stall, Task, Thread
+from hangwatch.rules.endless_retry import ATTEMPTS
 from hangwatch.rules.frames import is_application
 
 #: Frames whose task means that the service is starting or stopping: end of the file, function -> kind.
@@ -109,12 +110,21 @@ class _Two:
         primitive = self.primitives.get(task.waits_on or "")
         if primitive is None:
             return False
+        tried = primitive.state.get("attempts")
+        if primitive.kind == "timer" and isinstance(tried, int) and tried >= ATTEMPTS:
+            return False
         deadline = self.deadlines.get((task.id, primitive.id))
         if deadline is not None and deadline > self.now.at_ns:
-            return True
+            return not self._leaks(primitive)
         if primitive.ready:
             return False
         return primitive.kind in ("timer", "disconnect") or (primitive.patience_ns is not None and primitive.patience_ns >= FOREVER)
+
+    def _leaks(self, primitive: Primitive) -> bool:
+        """A pool of which something is out with nobody alive: its waiters' time limit will pass, and the next ones' after that."""
+        found = primitive.state.get("out with the living")
+        living = max(found if isinstance(found, int) else 0, len(primitive.holders))
+        return primitive.kind == "pool" and not primitive.ready and primitive.in_use is not None and living < primitive.in_use
 
     def _age(self, request: Request) -> tuple[bool, int, str]:
         """Older tasks have lower numbers; a request that was answered already (background work) comes last."""

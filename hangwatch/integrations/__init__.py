@@ -32,6 +32,8 @@ NAMES = (
     "websockets",
     "psycopg",
     "aiosqlite",
+    "grpc",
+    "tenacity",
 )
 
 MODULES: tuple[ModuleType, ...]

@@ -41,12 +41,19 @@ def _execute(look: Look) -> Sighting | None:
 
 
 def _idle(look: Look) -> Sighting | None:
-    """A connection's thread without work."""
+    """A connection's thread without work. It runs SQLite from the same frame: the system call tells the two apart."""
     queue = look.frame.local("tx")
-    if queue is None or look.index != len(look.chain) - 1:
+    if queue is None or look.index != len(look.chain) - 1 or not _waits_for_a_lock(look):
         return None
     label = "work for an aiosqlite connection's thread"
     return Sighting(Primitive(look.desk.id_of("thread-queue", queue), "thread-queue", label, NAME, patience_ns=FOREVER), "idle")
+
+
+def _waits_for_a_lock(look: Look) -> bool:
+    """As who takes from an empty queue does; SQLite computes, reads, or naps until another connection's lock is gone."""
+    number = look.waiter_id.rpartition(":")[2]
+    thread = next((t for t in look.desk.reader.threads() if str(t.native_id) == number), None)
+    return thread is None or (thread.syscall or "").startswith("futex")
 
 
 WAITS = (

@@ -119,6 +119,11 @@ def process_primitive(process: ObjectView, desk: Desk) -> Primitive:
     transport = process.attr("_transport") or process
     returned = number(transport, "_returncode")
     state: dict[str, Plain] = {"pid": number(transport, "_pid"), "returncode": returned}
+    for name in ("stdout", "stderr"):
+        reader = process.attr(name)
+        # Paused: our side has read twice its limit ahead of a reader that never came, and leaves the rest in the pipe.
+        if reader is not None and plain(reader, "_paused") is True:
+            state[f"{name} unread"] = length(reader, "_buffer")
     label = f"process {state['pid']}" if state["pid"] else "a process"
     return Primitive(desk.id_of("process", transport), "process", label, NAME, state, ready=True if returned is not None else None)
 

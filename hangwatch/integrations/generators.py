@@ -23,7 +23,9 @@ def parked_in(chain: list[FrameView], reader: Reader, owned: dict[int, list[Obje
 
     ``owned`` remembers, for the chains of one snapshot, which generators each ``self`` refers to: most chains share a few.
     """
-    seen = {frame.id for frame in chain}
+    # From outside a frame goes by its generator's address, from inside by its own: the two are kept apart.
+    known = {frame.id for frame in chain}
+    seen: set[int] = set()
     found: list[FrameView] = []
     todo = chain
     for _ in range(DEPTH):
@@ -32,7 +34,8 @@ def parked_in(chain: list[FrameView], reader: Reader, owned: dict[int, list[Obje
             for view in _generators_of(frame, owned):
                 if view.id not in seen:
                     seen.add(view.id)
-                    inside += [inner for inner in reader.suspended(view) if inner.id not in seen]
+                    inside += [inner for inner in reader.suspended(view) if inner.id not in known]
+        known.update(inner.id for inner in inside)
         found += inside
         todo = inside
     return found

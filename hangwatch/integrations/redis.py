@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from hangwatch.integrations.base import Desk, Look, Sighting, Spot
 from hangwatch.reading.view import ObjectView, is_a, number, plain
-from hangwatch.records import Plain, Primitive
+from hangwatch.records import FOREVER, Plain, Primitive
 
 NAME = "redis"
 DISTRIBUTION = "redis"
-TESTED = ">=4.2,<8"
+TESTED = ">=4.2,<9"
 
 _CONNECTION = "/redis/asyncio/connection.py"
+_CLIENT = "/redis/asyncio/client.py"
+#: Commands for which the server may keep its answer back until there is something to tell.
+_BLOCKING = frozenset({
+    "BLPOP", "BRPOP", "BRPOPLPUSH", "BLMOVE", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP", "XREAD", "XREADGROUP", "SUBSCRIBE", "PSUBSCRIBE", "MONITOR",
+})  # fmt: skip
 _POOL = "redis.asyncio.connection.ConnectionPool"
 #: What is made for one user and keeps a connection; the client and its pool are everybody's.
 _THROUGH = (
@@ -69,9 +74,28 @@ def _reply(look: Look) -> Sighting | None:
         return None
     host, port = plain(connection, "host"), plain(connection, "port")
     where = f"{host}:{port}" if host else str(plain(connection, "path") or "")
-    return Sighting(
-        Primitive(look.desk.id_of("peer", connection), "peer", f"Redis {where}".strip(), NAME, {"address": where}), look.frame.name
+    patience = FOREVER if look.frame.name == "read_response" and _may_last(look) else None
+    primitive = Primitive(
+        look.desk.id_of("peer", connection), "peer", f"Redis {where}".strip(), NAME, {"address": where}, patience_ns=patience
     )
+    return Sighting(primitive, look.frame.name)
+
+
+def _may_last(look: Look) -> bool:
+    """A subscription waits for whatever is published, a command like BLPOP for whatever is pushed: both may rightly take for ever."""
+    for frame in look.chain[: look.index]:
+        if not frame.file.endswith(_CLIENT):
+            continue
+        client = frame.local("self")
+        if client is not None and is_a(client, "redis.asyncio.client.PubSub", "redis.asyncio.client.Monitor"):
+            return True
+        name = frame.local("command_name")
+        command = name.value() if name is not None else None
+        if isinstance(command, bytes):
+            command = command.decode("ascii", "replace")
+        if isinstance(command, str) and command.split(" ")[0].upper() in _BLOCKING:
+            return True
+    return False
 
 
 WAITS = (

@@ -98,7 +98,7 @@ def with_holders(desk: SnapshotDesk) -> Iterator[Primitive]:
             holders.setdefault(hold.primitive_id, []).append(owner_id)
     for primitive in desk.primitives.values():
         waiting = desk.waiters.get(primitive.id, {})
-        extra = [owner for owner in holders.get(primitive.id, ()) if owner not in waiting]
+        extra = holders.get(primitive.id, [])
         if waiting or extra:
             primitive = replace(primitive, waiters=union(primitive.waiters, waiting), holders=union(primitive.holders, extra))
         yield primitive

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hangwatch.records import Finding, Frame
+from hangwatch.graph import WaitGraph
+from hangwatch.records import Finding, Frame, Primitive
 from hangwatch.rules.base import Case
-from hangwatch.rules.frames import application, is_application, library_wait, pick, place, taken_at, where
+from hangwatch.rules.frames import application, is_application, is_standard, library_wait, pick, place, taken_at, where
 from hangwatch.rules.loop_thread import Doing, blocked_loops, samples, spinning
 from hangwatch.rules.source import line_of
-from hangwatch.rules.words import because, primitive_name, seconds, state_sentence, waiter_name
+from hangwatch.rules.words import because, path_sentence, primitive_name, seconds, state_sentence, waiter_name
 
 _ADVICE = {
     "blocked-loop-cpu": "Move the computation to a process or thread, split it and await in between, or do less of it per request.",
@@ -30,7 +31,7 @@ def findings(case: Case, cause: str, *whats: str) -> Iterator[Finding]:
 
 def _finding(case: Case, doing: Doing, cause: str) -> Finding:
     graph = case.graph
-    own = application(doing.frames)
+    own = _own(case, doing)
     tasks = [t for t in case.snapshot.tasks if t.loop_id == doing.loop.id]
     runs = next((t.id for t in tasks if t.id == doing.loop.running_task_id or t.state == "running"), None)
     names = [waiter_name(graph, runs)] if runs else []
@@ -44,7 +45,7 @@ def _finding(case: Case, doing: Doing, cause: str) -> Finding:
             f"{place(own[0])}: {line_of(own[0])}" if own and line_of(own[0]) else "",
             doing.facts,
             state_sentence(doing.primitive) if doing.primitive else "",
-            [f"{primitive_name(doing.primitive)} is held by {waiter_name(graph, h)}." for h in holders[:3]] if doing.primitive else [],
+            [_held_by(graph, doing.primitive, h) for h in holders[:3]] if doing.primitive else [],
             f"{len(tasks)} tasks of this loop wait for it.",
         ),
         culprit=_culprit(case, doing, own, holders),
@@ -66,6 +67,21 @@ def _finding(case: Case, doing: Doing, cause: str) -> Finding:
     )
 
 
+def _own(case: Case, doing: Doing) -> list[Frame]:
+    """The application's frames of the block, innermost first; where none is on the stack, the library's function that does not return."""
+    own = application(doing.frames)
+    if doing.what == "cpu" and not (own and is_application(own[0].file)):
+        return [frame for frame in spinning(samples(case, doing)) if not is_standard(frame.file)][:1] or own
+    return own
+
+
+def _held_by(graph: WaitGraph, primitive: Primitive, holder: str) -> str:
+    """Who keeps it, and what keeps that one: the loop's thread is only the last of a queue."""
+    path = graph.final(holder)
+    further = f", which waits in turn: {path_sentence(graph, path)}" if len(path) > 1 else ""
+    return f"{primitive_name(primitive)} is held by {waiter_name(graph, holder)}{further}."
+
+
 def _culprit(case: Case, doing: Doing, own: list[Frame], holders: tuple[str, ...]) -> tuple[Frame, ...]:
     """The application's innermost frames; of a call into a library also the library's own, for a known bug sits there."""
     taken = taken_at(case.graph, holders, doing.primitive.id) if doing.primitive else []
@@ -73,9 +89,11 @@ def _culprit(case: Case, doing: Doing, own: list[Frame], holders: tuple[str, ...
         return pick(application(doing.other)[:3], doing.other[::-1][:1], own[:1])
     stacks = samples(case, doing)
     seen = [frame for stack in stacks for frame in application(stack)[:2] if is_application(frame.file)]
+    stays = [frame for frame in spinning(stacks) if not is_standard(frame.file)]
     if own and is_application(own[0].file):
-        return pick(own[:2], where(case.graph, holders[:2]), taken, seen, [spinning(stacks)], doing.frames[::-1][:2], own[2:])
-    return pick(seen, [spinning(stacks)], library_wait(doing.frames), doing.frames[::-1][:2])
+        first = [frame for frame in stays if is_application(frame.file)][:2] if doing.what == "cpu" else []
+        return pick(first, own[:2], where(case.graph, holders[:2]), taken, seen, stays[:1], doing.frames[::-1][:2], own[2:])
+    return pick(seen, stays[:3], library_wait(doing.frames), doing.frames[::-1][:2])
 
 
 def _title(doing: Doing, cause: str, own: list[Frame], names: list[str]) -> str:

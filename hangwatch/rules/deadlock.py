@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from hangwatch.graph import WaitGraph
 from hangwatch.records import Finding, Primitive
-from hangwatch.rules import head_of_line
+from hangwatch.rules import full_pipe, head_of_line
 from hangwatch.rules.base import Case
 from hangwatch.rules.frames import pick, taken_at, waits_in, where
 from hangwatch.rules.words import because, primitive_name, waiter_name, waits_sentence
@@ -19,6 +19,7 @@ def check(case: Case) -> Iterator[Finding]:
     for cycle in case.graph.cycles():
         yield _finding(case, cycle)
     yield from head_of_line.check(case)
+    yield from full_pipe.check(case)
 
 
 def _finding(case: Case, cycle: tuple[str, ...]) -> Finding:

@@ -98,8 +98,19 @@ def pick(*groups: Iterable[Frame | None]) -> tuple[Frame, ...]:
 
 def where(graph: WaitGraph, waiter_ids: Iterable[str], depth: int = 1) -> list[Frame]:
     """The ``depth`` innermost application frames of each waiter; every waiter's innermost before anyone's second."""
-    stacks = [application(frames_of(graph, waiter_id))[:depth] for waiter_id in waiter_ids]
+    stacks = [_own_stack(graph, waiter_id)[:depth] for waiter_id in waiter_ids]
     return [stack[level] for level in range(depth) for stack in stacks if level < len(stack)]
+
+
+def _own_stack(graph: WaitGraph, waiter_id: str) -> list[Frame]:
+    """Of a library's own task, which is in nobody's code: the frames of the one that waits for it come first."""
+    own = application(frames_of(graph, waiter_id))
+    if own and not is_application(own[0].file):
+        asked = [p for p in graph.held_by(waiter_id) if p in graph.primitives]  # not a loop: everybody waits for that
+        asking = [w for p in asked for w in graph.waiters(p) if w in graph.tasks and w != waiter_id]
+        stacks = [application(frames_of(graph, w)) for w in asking[:20]]
+        return next((stack[:1] for stack in stacks if stack and is_application(stack[0].file)), []) + own
+    return own
 
 
 def waits_in(graph: WaitGraph, waiter_ids: Iterable[str]) -> list[Frame]:

@@ -37,6 +37,7 @@ _OPEN_ENDED = (
     "thread-queue",
     "disconnect",
     "timer",
+    "file",
     "group",
     "gather",
     "task",

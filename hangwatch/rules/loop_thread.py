@@ -125,17 +125,20 @@ def samples(case: Case, doing: Doing) -> list[tuple[Frame, ...]]:
     old = next((t.frames for t in case.earlier.threads if doing.thread and t.id == doing.thread.id), ()) if case.earlier else ()
     told = [_as_frames(said) for tool in ("faulthandler", "watchdog", "py-spy") if (said := _witness(case, tool, doing.thread))]
     stacks = [doing.frames, *(inside_the_loop(stack) for stack in (old, *told))]
+    sampled = (_witness(case, "samples", doing.thread) or {}).get("stacks") or ()
+    stacks += [inside_the_loop(_as_frames({"frames": stack})) for stack in sampled]
     return [stack for stack in stacks if stack and not _in_selector(stack)]
 
 
-def spinning(stacks: list[tuple[Frame, ...]]) -> Frame | None:
-    """The innermost function that is on all stacks at the same depth: of a loop that spins it is the one that does not return."""
-    common = None
+def spinning(stacks: list[tuple[Frame, ...]]) -> list[Frame]:
+    """The frames that are on all stacks at the same depth, innermost first: of a loop that spins, the first is the one that does not return,
+    and what it calls is seen by chance. Empty where there is one stack only."""
+    common = []
     for level in zip(*stacks, strict=False):
         if len({(frame.file, frame.function) for frame in level}) > 1:
             break
-        common = level[0]
-    return common if len(stacks) > 1 else None
+        common.append(level[0])
+    return common[::-1] if len(stacks) > 1 else []
 
 
 def _as_frames(said: dict[str, Any]) -> tuple[Frame, ...]:

@@ -222,6 +222,17 @@ class RemoteReader:
         holder = next((state.inside_id for state in self._thread_states() if state.address == found.holder), None)
         return (outside.get(holder, holder) if holder is not None else None), found.switches
 
+    def stacks(self) -> dict[int, list[FrameView]]:
+        """Of every thread as it stands at this moment, by native id; nothing else is read. The views hold until the next call."""
+        self._forget()
+        outside = self.side.outside_ids()
+        inside = frozenset(outside)
+        try:
+            states = thread_states(self.codes, self.roots, inside)
+        except _BROKEN:
+            return {}
+        return {outside.get(state.inside_id, state.inside_id): list(state.frames) for state in states if state.complete}
+
     def stays_at_one_instruction(self, native_id: int, times: int = 25, apart_s: float = 0.004) -> bool:
         """The thread computes, and its innermost frame is at the same instruction in ``times`` readings: it is inside one call of C code.
 
