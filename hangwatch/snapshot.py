@@ -18,7 +18,7 @@ from hangwatch import integrations
 from hangwatch.integrations import borrowers, calls, generators, labels, recognise, setters, threads, ties
 from hangwatch.integrations.desk import SnapshotDesk
 from hangwatch.reading.view import FrameView, LoopView, ObjectView, Reader, TaskView, ThreadView, plain
-from hangwatch.records import SCHEMA, Act, Connection, Frame, Loop, Request, Snapshot, Task, Thread
+from hangwatch.records import SCHEMA, Act, Connection, Loop, Request, Snapshot, Task, Thread
 
 #: Tasks in one snapshot. A service with more has the oldest requests' tasks first, and the rest is counted.
 TASK_LIMIT = 50_000
@@ -96,7 +96,6 @@ class _Looker:
         self.chains: dict[str, list[FrameView]] = {}
         self.deadlines: dict[str, int] = {}
         self._thread_ids: dict[int, str] = {}
-        self._chains: dict[tuple[Frame, ...], tuple[Frame, ...]] = {}
 
     # loops
 
@@ -134,18 +133,19 @@ class _Looker:
 
     def _task(self, view: TaskView) -> None:
         chain = view.frames()
-        if chain and recognise.place_of(chain[0]).ours:
+        facts = recognise.facts_of(chain, self.desk)
+        if chain and facts.places[0].ours:
             return
         task_id = f"task:{view.id:x}"
-        found = recognise.wait_of(chain, self.desk, task_id, view) if not view.running else recognise.NOTHING
-        recognise.requests_of(chain, self.desk, task_id, view)
-        waits_on = self._note(task_id, chain, found)
+        found = recognise.wait_of(chain, self.desk, task_id, view, facts) if not view.running else recognise.NOTHING
+        recognise.requests_of(chain, self.desk, task_id, view, facts)
+        waits_on = self._note(task_id, chain, found, facts)
         self.tasks[task_id] = Task(
             id=task_id,
             name=view.name,
             loop_id=f"loop:{view.loop_id or 0:x}",
             state=_state(view),
-            frames=self._shown(chain),
+            frames=facts.shown,
             waits_on=waits_on,
             holds=tuple(self.desk.holds.get(task_id, ())),
             request_id=self.desk.bound.get(task_id),
@@ -155,9 +155,9 @@ class _Looker:
         if view.running:
             self.loops = [replace(loop, running_task_id=task_id) if loop.id == f"loop:{view.loop_id:x}" else loop for loop in self.loops]
 
-    def _note(self, waiter_id: str, chain: list[FrameView], found: recognise.Found) -> str | None:
+    def _note(self, waiter_id: str, chain: list[FrameView], found: recognise.Found, facts: recognise.Facts) -> str | None:
         """Tells the desk of a wait and of what is held meanwhile; gives the primitive's id."""
-        deadline = recognise.holds_of(chain, self.desk, waiter_id, found.index)
+        deadline = recognise.holds_of(chain, self.desk, waiter_id, found.index, facts)
         sighting = found.sighting
         if sighting is None:
             return None
@@ -169,16 +169,9 @@ class _Looker:
             self.deadlines[waiter_id] = deadline
         primitive = sighting.primitive
         self.desk.add_primitive(primitive)
-        own = recognise.innermost_own(chain)
         since = sighting.since_ns if sighting.since_ns is not None else found.since_ns
-        frame = recognise.record_of(own, self.desk) if own is not None else None
-        self.desk.wait(waiter_id, primitive.id, sighting.op, since, frame, deadline)
+        self.desk.wait(waiter_id, primitive.id, sighting.op, since, facts.own, deadline)
         return primitive.id
-
-    def _shown(self, chain: list[FrameView]) -> tuple[Frame, ...]:
-        """The frames for people; chains that are equal are one tuple."""
-        frames = tuple([recognise.record_of(frame, self.desk) for frame in chain if not recognise.place_of(frame).wrapper])
-        return self._chains.setdefault(frames, frames)
 
     # threads
 
@@ -198,16 +191,17 @@ class _Looker:
         thread_id = f"thread:{view.native_id}"
         is_loop = thread_id in loop_threads
         asleep = is_loop and any(loop.thread_id == thread_id and loop.asleep for loop in self.loops)
-        found = recognise.NOTHING if asleep else recognise.wait_of(chain, self.desk, thread_id)
+        facts = recognise.facts_of(chain, self.desk)
+        found = recognise.NOTHING if asleep else recognise.wait_of(chain, self.desk, thread_id, None, facts)
         if found.sighting is None and chain and not asleep:
             found = replace(found, sighting=threads.called(chain[-1], self.desk) or (None if is_loop else calls.in_a_call(view)))
-        recognise.requests_of(chain, self.desk, thread_id, None)
-        waits_on = self._note(thread_id, chain, found)
+        recognise.requests_of(chain, self.desk, thread_id, None, facts)
+        waits_on = self._note(thread_id, chain, found, facts)
         self.threads[thread_id] = Thread(
             id=thread_id,
             name=view.name,
             native_id=view.native_id,
-            frames=self._shown(chain),
+            frames=facts.shown,
             is_loop=is_loop,
             waits_on=waits_on,
             syscall=view.syscall,

@@ -93,9 +93,44 @@ def record_of(frame: FrameView, desk: Desk) -> Frame:
     return known
 
 
-def innermost_own(chain: list[FrameView]) -> FrameView | None:
-    """The innermost frame of the application."""
-    return next((frame for frame in reversed(chain) if not place_of(frame).library), None)
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a whole chain says by the places of its frames alone: ten thousand parked tasks stand in few different ones.
+
+    ``shown``: the frames for people, without our own wrappers. ``own``: the innermost frame of the application. ``telling``: the frames, innermost
+    first, that say something of the wait. ``library``: from which index on there is nothing but libraries' frames. ``requests``: what tells the request.
+    """
+
+    places: tuple[Place, ...]
+    shown: tuple[Frame, ...]
+    own: Frame | None
+    telling: tuple[int, ...]
+    library: int
+    requests: tuple[tuple[int, Spot], ...]
+
+
+def facts_of(chain: list[FrameView], desk: Desk) -> Facts:
+    known: dict[tuple[tuple[str, int, str, str], ...], Facts] = desk.memo.setdefault(f"{__name__}.facts", {})
+    key = tuple([frame.where for frame in chain])
+    found = known.get(key)
+    if found is None:
+        found = known[key] = _facts(chain, desk)
+    return found
+
+
+def _facts(chain: list[FrameView], desk: Desk) -> Facts:
+    places = tuple([place_of(frame) for frame in chain])
+    shown = tuple([record_of(frame, desk) for frame, place in zip(chain, places, strict=True) if not place.wrapper])
+    own = next((index for index in range(len(chain) - 1, -1, -1) if not places[index].library), None)
+    foreign = (index for index in range(len(chain) - 1, -1, -1) if not places[index].library and not places[index].wrapper)
+    return Facts(
+        places,
+        shown,
+        record_of(chain[own], desk) if own is not None else None,
+        tuple([index for index in range(len(chain) - 1, -1, -1) if places[index].wrapper or places[index].waits]),
+        next(foreign, -1) + 1,
+        tuple([(index, spot) for index, place in enumerate(places) for spot in place.requests]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,23 +149,23 @@ class Found:
 NOTHING = Found()
 
 
-def wait_of(chain: list[FrameView], desk: Desk, waiter_id: str, task: TaskView | None = None) -> Found:
+def wait_of(chain: list[FrameView], desk: Desk, waiter_id: str, task: TaskView | None = None, facts: Facts | None = None) -> Found:
     """What the chain is parked on."""
+    facts = facts or facts_of(chain, desk)
+    # A thread runs its innermost coroutine: what a task that is parked there would wait for is not what the thread waits for.
+    first = 0 if task is not None else 1 + max((index for index, frame in enumerate(chain) if frame.suspendable), default=-1)
     awaited = task.awaits() if task is not None else None
     best: Sighting | None = None
     at = sys.maxsize
     since: int | None = None
     deadlines: list[int] = []
-    in_library = True
-    for index in range(len(chain) - 1, -1, -1):
-        frame = chain[index]
-        if task is None and frame.suspendable:
-            break  # a thread runs this coroutine: what a task that is parked here would wait for is not what the thread waits for
-        place = place_of(frame)
+    for index in facts.telling:
+        if index < first:
+            break
+        frame, place, in_library = chain[index], facts.places[index], index >= facts.library
         if place.wrapper:
             since = _since(frame) if in_library and since is None else since
             continue
-        in_library = in_library and place.library
         for spot in place.waits:
             if not in_library and not spot.transparent:
                 continue
@@ -161,37 +196,37 @@ def _look(spot: Spot, look: Look) -> Sighting | None:
     return seen if isinstance(seen, Sighting) else None
 
 
-def requests_of(chain: list[FrameView], desk: Desk, task_id: str, task: TaskView | None) -> None:
+def requests_of(chain: list[FrameView], desk: Desk, task_id: str, task: TaskView | None, facts: Facts | None = None) -> None:
     """Tells the desk which request the task works for, where a frame says so."""
-    for index, frame in enumerate(chain):
-        for spot in place_of(frame).requests:
-            try:
-                told = spot.look(Look(frame, chain, index, desk, task_id, task))
-            except Exception as error:
-                desk.gap(f"the request in {spot.function} of {spot.file} could not be read: {type(error).__name__}: {error}")
-                continue
-            if isinstance(told, Request):
-                desk.add_request(told)
-                desk.bind(task_id, told.id)
-                if task is not None:
-                    opentelemetry.note(told.id, task, desk)
-            elif isinstance(told, str):
-                desk.bind(task_id, told)
+    for index, spot in (facts or facts_of(chain, desk)).requests:
+        try:
+            told = spot.look(Look(chain[index], chain, index, desk, task_id, task))
+        except Exception as error:
+            desk.gap(f"the request in {spot.function} of {spot.file} could not be read: {type(error).__name__}: {error}")
+            continue
+        if isinstance(told, Request):
+            desk.add_request(told)
+            desk.bind(task_id, told.id)
+            if task is not None:
+                opentelemetry.note(told.id, task, desk)
+        elif isinstance(told, str):
+            desk.bind(task_id, told)
 
 
-def _opened(chain: list[FrameView], wait_index: int) -> Iterator[tuple[ObjectView, FrameView]]:
+def _opened(chain: list[FrameView], wait_index: int, facts: Facts) -> Iterator[tuple[ObjectView, FrameView, _Known]]:
     """Every open context manager of every frame, outermost first, those inside an exit stack included.
 
     Not those that the standard library has entered to do the waiting: a queue's ``get`` stands in ``with self.not_empty``
     and has let it go.
     """
     for index, frame in enumerate(chain):
-        if index >= wait_index and place_of(frame).stdlib:
+        if index >= wait_index and facts.places[index].stdlib:
             continue
         for manager in frame.held():
-            yield manager, frame
-            for inner in _in_exit_stack(manager):
-                yield inner, frame
+            known = _known(manager.base_names)
+            yield manager, frame, known
+            for inner in _in_exit_stack(manager) if known.is_stack else ():
+                yield inner, frame, _known(inner.base_names)
 
 
 def _in_exit_stack(manager: ObjectView) -> Iterator[ObjectView]:
@@ -204,25 +239,35 @@ def _in_exit_stack(manager: ObjectView) -> Iterator[ObjectView]:
             yield owner
 
 
-def holds_of(chain: list[FrameView], desk: Desk, owner_id: str, wait_index: int) -> int | None:
+def holds_of(chain: list[FrameView], desk: Desk, owner_id: str, wait_index: int, facts: Facts | None = None) -> int | None:
     """Tells the desk what the chain holds; gives the earliest deadline among the open timeouts."""
     deadlines = []
-    for manager, frame in _opened(chain, wait_index):
-        deadline, held = _known(manager)
-        when = deadline(manager) if deadline is not None else None
+    for manager, frame, known in _opened(chain, wait_index, facts or facts_of(chain, desk)):
+        when = known.deadline(manager) if known.deadline is not None else None
         if when is not None:
             deadlines.append(when)
-        if held is not None:
-            _hold(held, manager, desk, owner_id, frame)
+        if known.held is not None:
+            _hold(known.held, manager, desk, owner_id, frame)
     return min(deadlines, default=None)
 
 
-def _known(manager: ObjectView) -> tuple[DeadlineLook | None, HeldLook | None]:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a context manager by its class. ``is_stack``: it may be one of contextlib's that keep others."""
+
+    deadline: DeadlineLook | None
+    held: HeldLook | None
+    is_stack: bool
+
+
+@functools.lru_cache(4096)
+def _known(base_names: tuple[str, ...]) -> _Known:
     """By the nearest class of its that anybody knows."""
-    for name in manager.base_names:
+    is_stack = any("ExitStack" in name for name in base_names)
+    for name in base_names:
         if name in DEADLINES or name in HOLDS:
-            return DEADLINES.get(name), HOLDS.get(name)
-    return None, None
+            return _Known(DEADLINES.get(name), HOLDS.get(name), is_stack)
+    return _Known(None, None, is_stack)
 
 
 def _hold(look: HeldLook, manager: ObjectView, desk: Desk, owner_id: str, frame: FrameView) -> None:

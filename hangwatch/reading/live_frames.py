@@ -63,6 +63,10 @@ class LiveFrame:
         return code.co_name
 
     @property
+    def where(self) -> tuple[str, int, str, str]:
+        return self.file, self.line, self.function, self.name
+
+    @property
     def id(self) -> int:
         return id(self.frame if self.owner is None else self.owner)
 

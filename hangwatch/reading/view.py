@@ -91,6 +91,10 @@ class FrameView(Protocol):
         """The code object's plain name."""
 
     @property
+    def where(self) -> tuple[str, int, str, str]:
+        """``(file, line, function, name)``: equal for frames of which the same is known by their code alone."""
+
+    @property
     def suspendable(self) -> bool:
         """It is a coroutine's, generator's or async generator's: on a thread's stack it runs, and waits for nothing by itself."""
 
@@ -263,4 +267,8 @@ def length(obj: ObjectView | None, name: str) -> int | None:
 
 def is_a(obj: ObjectView | None, *type_names: str) -> bool:
     """Is it of one of these classes (``module.qualified name``), or of a subclass?"""
-    return obj is not None and any(name in type_names for name in obj.base_names)
+    if obj is not None:
+        for name in obj.base_names:
+            if name in type_names:
+                return True
+    return False

@@ -7,7 +7,7 @@ from typing import Final
 
 from hangwatch.reading.remote.code import Codes
 from hangwatch.reading.remote.frames import RemoteFrame
-from hangwatch.reading.remote.generators import AWAITING, DONE, generator_frame
+from hangwatch.reading.remote.generators import AWAITING, DONE, generator_frame, is_done
 from hangwatch.reading.remote.heap import Heap
 from hangwatch.reading.remote.memory import Unreadable
 
@@ -30,14 +30,13 @@ def chain(codes: Codes, address: int) -> tuple[list[RemoteFrame], int]:
         seen.add(address)
         info = heap.class_of(address)
         if heap.shape(info) == "generator":
-            state, frame_at = generator_frame(codes, address)
-            if state == DONE:
+            found = _frame_of(codes, address)
+            if found is None:
                 return frames, 0
-            frame = RemoteFrame(codes, frame_at, state, address)
-            frames.append(frame)
-            if state != AWAITING:
+            frames.append(found)
+            if found.state != AWAITING:
                 return frames, 0
-            address = frame.awaited()
+            address = found.awaited()
         elif info.plain_name in _BETWEEN:
             address = heap.memory.u64(address + heap.layout.wrapped_iterator)
         elif info.name == "_asyncio.FutureIter":
@@ -48,6 +47,20 @@ def chain(codes: Codes, address: int) -> tuple[list[RemoteFrame], int]:
                 return frames, address
             address = following
     return frames, address
+
+
+def _frame_of(codes: Codes, address: int) -> RemoteFrame | None:
+    """The frame of a coroutine or generator; None when it is done."""
+    layout = codes.heap.layout
+    if layout.version <= (3, 10):
+        state, frame_at = generator_frame(codes, address)
+        return RemoteFrame(codes, frame_at, state, address) if state != DONE else None
+    if is_done(layout.version, codes.heap.memory.u8(address + layout.generator_state)):
+        return None  # what lies where its frame was is none any more
+    frame = RemoteFrame(codes, address + layout.generator_frame, owner=address)
+    if frame.state == DONE:
+        raise Unreadable("it ended while it was read")
+    return frame
 
 
 def _behind(heap: Heap, address: int) -> int:

@@ -43,6 +43,9 @@ class CodeInfo:
     suspendable: bool = False
     lines: dict[int, int] = field(default_factory=dict)
     depths: dict[int, list[int]] = field(default_factory=dict)
+    #: by instruction: whether a coroutine suspended there awaits (3.11, 3.12), and what `RemoteFrame.where` gives
+    awaits: dict[int, bool] = field(default_factory=dict)
+    wheres: dict[int, tuple[str, int, str, str]] = field(default_factory=dict)
 
 
 class Codes:

@@ -65,7 +65,7 @@ def _task_attribute(obj: Owner, name: str) -> ObjectView | None:
     if name in _TASK_FIELDS:
         return field(obj, memory.u64(at + getattr(layout, _TASK_FIELDS[name])))
     if name == "_name":
-        return Constant(task_name(heap, at), at + layout.task_name)
+        return Constant(task_name(heap, memory.u64(at + layout.task_name)), at + layout.task_name)
     if name == "_num_cancels_requested":
         return Constant(memory.i32(at + layout.task_cancels) if layout.task_cancels else 0, at + layout.task_name - 1)
     if name == "_must_cancel":
@@ -82,9 +82,8 @@ def _task_attribute(obj: Owner, name: str) -> ObjectView | None:
     return _future_attribute(obj, name)
 
 
-def task_name(heap: Heap, address: int) -> str:
-    """From 3.12 on a task that nobody named holds a number until somebody asks for the name."""
-    name = heap.memory.u64(address + heap.layout.task_name)
+def task_name(heap: Heap, name: int) -> str:
+    """What the field of that name points to. From 3.12 on a task that nobody named holds a number until somebody asks for the name."""
     if not name:
         return ""
     return heap.text(name) if heap.shape(heap.class_of(name)) == "str" else f"Task-{heap.integer(name)}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from hangwatch.reading.remote.calls import calling
 from hangwatch.reading.remote.code import CodeInfo, Codes, handler_depths
-from hangwatch.reading.remote.generators import CREATED, RUNNING, SUSPENDED, generator_frame
+from hangwatch.reading.remote.generators import CREATED, DONE, RUNNING, SUSPENDED, generator_frame, inline_state
 from hangwatch.reading.remote.heap import Heap
 from hangwatch.reading.remote.kernelside import KernelSide
 from hangwatch.reading.remote.memory import Unreadable
@@ -24,9 +26,10 @@ _FROM_GENERATOR: Final = ("_GeneratorContextManager", "_AsyncGeneratorContextMan
 class RemoteFrame:
     """One frame. ``state`` is CREATED, SUSPENDED or AWAITING for a coroutine that is not running, RUNNING otherwise."""
 
-    __slots__ = ("_exits", "_managers", "_raw", "address", "code", "codes", "inside", "offset", "owner", "state")
+    __slots__ = ("_exits", "_managers", "_raw", "_start", "address", "code", "codes", "inside", "offset", "owner", "state")
 
-    def __init__(self, codes: Codes, address: int, state: str, owner: int = 0) -> None:
+    def __init__(self, codes: Codes, address: int, state: str = "", owner: int = 0) -> None:
+        """``state`` is left out for the frame of a coroutine of 3.11 or later: it is read with the frame, at one moment."""
         heap = codes.heap
         memory, layout = heap.memory, heap.layout
         self.codes = codes
@@ -37,8 +40,11 @@ class RemoteFrame:
         self.inside: tuple[int, KernelSide] | None = None
         # From 3.14 on the low bits of a stack reference say how it is counted.
         self.code: CodeInfo = codes.info(memory.u64(address + layout.frame_code) & ~7)
-        # One copy of the whole frame: what is asked of it later comes from the same moment.
-        self._raw = memory.read(address, layout.frame_locals + 8 * (len(self.code.slots) + self.code.stack_size))
+        # One copy of the whole frame, from the byte on that says how its coroutine stands: what is asked of it later comes from the same moment.
+        self._start = 0 if state else layout.generator_frame - layout.generator_state
+        self._raw = memory.read(
+            address - self._start, self._start + layout.frame_locals + 8 * (len(self.code.slots) + self.code.stack_size)
+        )
         if self._word(layout.frame_code) & ~7 != self.code.address:
             raise Unreadable("torn frame")
         if layout.version >= (3, 11):
@@ -47,24 +53,42 @@ class RemoteFrame:
             self.offset = self._number(layout.frame_lasti) * (2 if layout.version == (3, 10) else 1)
         if not -2 <= self.offset < 1 << 24:
             raise Unreadable("torn frame")
+        if not state:
+            self.state = inline_state(codes, self.code, self._raw[0], self.offset)
         self._exits: list[tuple[int, bytes]] = []
-        self._managers = [address for address in map(self._context_manager, reversed(self._depths())) if address]
+        depths = self._depths() if self.state != DONE else ()
+        self._managers = [address for address in map(self._context_manager, reversed(depths)) if address] if depths else []
 
     def _word(self, place: int) -> int:
-        number: int = _U64(self._raw, place)[0]
+        number: int = _U64(self._raw, self._start + place)[0]
         return number
 
     def _number(self, place: int) -> int:
-        number: int = _I32(self._raw, place)[0]
+        number: int = _I32(self._raw, self._start + place)[0]
         return number
 
     @property
     def content(self) -> list[tuple[int, bytes]]:
         """Where the frame and the exits on its stack lie, and what stood there when they were read."""
-        return [(self.address, self._raw), *self._exits]
+        return [(self.address - self._start, self._raw), *self._exits]
+
+    @property
+    def holds_state(self) -> bool:
+        """`content` tells how its coroutine stood, too."""
+        return self._start > 0
 
     def __repr__(self) -> str:
         return f"<RemoteFrame {self.function} {self.file}:{self.line} {self.state}>"
+
+    @property
+    def where(self) -> tuple[str, int, str, str]:
+        code = self.code
+        known = code.wheres.get(self.offset)
+        if known is None:
+            known = code.wheres[self.offset] = (code.file, self.line, code.qualname, code.name)
+        if self.owner and self.codes.heap.layout.version < (3, 11):
+            return (*known[:2], self.function, known[3])
+        return known
 
     @property
     def file(self) -> str:
@@ -133,6 +157,11 @@ class RemoteFrame:
 
     def stack(self) -> list[int]:
         """The value stack of a frame that is not running, bottom first; 0 where an entry is no object."""
+        version, (bottom, count) = self.codes.heap.layout.version, self._extent()
+        return [_reference(word, version) for word in struct.unpack_from(f"<{count}Q", self._raw, self._start + bottom)]
+
+    def _extent(self) -> tuple[int, int]:
+        """Where in the frame its value stack begins, and how many entries it has."""
         layout = self.codes.heap.layout
         bottom = layout.frame_locals + 8 * len(self.code.slots)
         if layout.version == (3, 9) or layout.version >= (3, 14):
@@ -143,16 +172,15 @@ class RemoteFrame:
         count = (top - bottom) // 8
         if not 0 <= count <= self.code.stack_size:
             raise Unreadable("torn stack")
-        return [_reference(word, layout.version) for word in struct.unpack_from(f"<{count}Q", self._raw, bottom)]
+        return bottom, count
 
     def awaited(self) -> int:
         """What an AWAITING frame delegates to."""
-        stack = self.stack()
-        if not stack:
-            return 0
-        if not stack[-1] and self.codes.heap.layout.version >= (3, 15) and len(stack) > 1:
-            return stack[-2]  # 3.15 keeps a second word above the iterator
-        return stack[-1]
+        version, (bottom, count) = self.codes.heap.layout.version, self._extent()
+        top = _reference(self._word(bottom + 8 * (count - 1)), version) if count else 0
+        if not top and version >= (3, 15) and count > 1:
+            return _reference(self._word(bottom + 8 * (count - 2)), version)  # 3.15 keeps a second word above the iterator
+        return top
 
     def held(self) -> list[ObjectView]:
         found: list[ObjectView] = []
@@ -167,7 +195,7 @@ class RemoteFrame:
 
     def _held_by_generator(self, manager: RemoteObject) -> list[ObjectView]:
         """What a context manager made by contextlib has entered in turn, in the generator behind it (it has one frame, suspended at its yield)."""
-        if not any(name.rpartition(".")[2] in _FROM_GENERATOR for name in manager.base_names):
+        if not _from_generator(manager.base_names):
             return []
         generator = manager.attr("gen")
         if generator is None:
@@ -175,7 +203,7 @@ class RemoteFrame:
         state, address = generator_frame(self.codes, generator.id)
         return RemoteFrame(self.codes, address, state, generator.id).held() if state == SUSPENDED else []
 
-    def _depths(self) -> list[int]:
+    def _depths(self) -> Sequence[int]:
         """Stack depths of the blocks that are open at this instruction, innermost first."""
         if self.state == CREATED:
             return []
@@ -200,17 +228,25 @@ class RemoteFrame:
         if heap.layout.version < (3, 14):
             return self._entered_by(top) if top else 0
         below = _reference(self._word(bottom + 8 * (depth - 2)), heap.layout.version) if depth > 1 else 0
-        if below and top and is_exit(heap, below):
+        if below and top and _known_exit(heap, below):
             return top
         return self._entered_by(top) if top else 0
 
     def _entered_by(self, exit_at: int) -> int:
         """Whose exit this bound method is; 0 when it is something else."""
         heap = self.codes.heap
-        bound = heap.shape(heap.class_of(exit_at)) in ("method", "cfunction")
+        shape = heap.shape(heap.class_of(exit_at))
+        bound = shape in ("method", "cfunction")
         # Methods are small, and their memory is used again at once: part of what a second reading must agree with.
-        self._exits.append((exit_at + 8, heap.memory.read(exit_at + 8, 24 if bound else 8)))
-        return _owner_of_exit(heap, exit_at)
+        raw = heap.memory.read(exit_at + 8, 24 if bound else 8)
+        self._exits.append((exit_at + 8, raw))
+        if not bound:
+            return 0
+        layout = heap.layout
+        callee, owner = _U64(raw, layout.method_function - 8)[0], _U64(raw, layout.method_self - 8)[0]
+        if shape == "cfunction":
+            return owner if is_exit(heap, exit_at) else 0
+        return owner if _known_exit(heap, callee) else 0
 
     def calling(self) -> tuple[ObjectView, str] | None:
         if self.inside is None or self.state != RUNNING:
@@ -262,14 +298,14 @@ def is_exit(heap: Heap, address: int) -> bool:
         return False
 
 
-def _owner_of_exit(heap: Heap, address: int) -> int:
-    """The object that a bound exit belongs to; 0 for anything else."""
-    try:
-        shape = heap.shape(heap.class_of(address))
-        if shape == "method" and is_exit(heap, address):
-            return heap.memory.u64(address + heap.layout.method_self)
-        if shape == "cfunction" and is_exit(heap, address):
-            return heap.memory.u64(address + heap.layout.cfunction_self)
-    except _BROKEN:
-        pass
-    return 0
+def _known_exit(heap: Heap, function: int) -> bool:
+    """`is_exit`, asked once for each function."""
+    known = heap.exits.get(function)
+    if known is None:
+        known = heap.exits[function] = is_exit(heap, function)
+    return known
+
+
+@functools.lru_cache(1024)
+def _from_generator(base_names: tuple[str, ...]) -> bool:
+    return any(name.rpartition(".")[2] in _FROM_GENERATOR for name in base_names)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from hangwatch.reading.remote.code import Codes
+from hangwatch.reading.remote.code import CodeInfo, Codes
 from hangwatch.reading.remote.heap import Heap
 
 CREATED, SUSPENDED, AWAITING, RUNNING, DONE = "created", "suspended", "awaiting", "running", "done"
 #: Opcode of YIELD_FROM in 3.9 and 3.10.
 _YIELD_FROM: Final = 72
-#: ``PyFrameState`` (Include/internal/pycore_frame.h), until 3.14 and from 3.15.
-_STATES: Final = {-3: CREATED, -2: SUSPENDED, -1: AWAITING, 0: RUNNING}
+#: ``PyFrameState`` (Include/internal/pycore_frame.h) as an unsigned byte: 3.13 and 3.14, before (255: suspended or awaiting), from 3.15.
+_STATES: Final = {253: CREATED, 254: SUSPENDED, 255: AWAITING, 0: RUNNING}
+_STATES_311: Final = {254: CREATED, 255: SUSPENDED, 0: RUNNING}
 _STATES_315: Final = {0: CREATED, 1: SUSPENDED, 2: AWAITING, 3: AWAITING, 4: RUNNING}
 
 
@@ -25,13 +26,33 @@ def generator_frame(codes: Codes, address: int) -> tuple[str, int]:
     memory, layout = heap.memory, heap.layout
     if layout.version <= (3, 10):
         return _old_generator_frame(heap, memory.u64(address + layout.generator_frame))
-    state, frame = memory.i8(address + layout.generator_state), address + layout.generator_frame
-    if layout.version >= (3, 15):
-        return _STATES_315.get(state, DONE), frame
-    if layout.version >= (3, 13) or state != -1:
-        return (_STATES if layout.version >= (3, 13) else {-2: CREATED, 0: RUNNING}).get(state, DONE), frame
+    state, frame = memory.u8(address + layout.generator_state), address + layout.generator_frame
+    if layout.version >= (3, 13) or state != 255:
+        return _stated(layout.version, state), frame
     following = memory.u64(frame + layout.frame_instruction) + 2
     return (AWAITING if memory.u8(following + 1) & 3 >= 2 else SUSPENDED), frame
+
+
+def _stated(version: tuple[int, int], state: int) -> str:
+    """By the byte alone."""
+    if version >= (3, 15):
+        return _STATES_315.get(state, DONE)
+    return (_STATES if version >= (3, 13) else _STATES_311).get(state, DONE)
+
+
+def is_done(version: tuple[int, int], state: int) -> bool:
+    """By the byte alone, from 3.11 on."""
+    return _stated(version, state) == DONE
+
+
+def inline_state(codes: Codes, code: CodeInfo, state: int, offset: int) -> str:
+    """Of a coroutine of 3.11 or later, whose state byte and instruction were read together with its frame."""
+    if codes.heap.layout.version >= (3, 13) or state != 255:
+        return _stated(codes.heap.layout.version, state)
+    awaits = code.awaits.get(offset)
+    if awaits is None:
+        awaits = code.awaits[offset] = codes.heap.memory.u8(code.instructions + offset + 3) & 3 >= 2
+    return AWAITING if awaits else SUSPENDED
 
 
 def _old_generator_frame(heap: Heap, frame: int) -> tuple[str, int]:

@@ -70,6 +70,8 @@ class Heap(Containers):
         self._texts: dict[int, str] = {}
         self._keys: dict[int, dict[str, int]] = {}
         self._of_class: dict[tuple[int, str], int] = {}
+        #: Whether the function at an address is an exit (see `frames.is_exit`): ten thousand bound exits are of a few functions.
+        self.exits: dict[int, bool] = {}
 
     def forget(self) -> None:
         """Drops what may have changed; classes stay, they do not move while objects of them live."""
@@ -77,12 +79,14 @@ class Heap(Containers):
         self._texts.clear()
         self._keys.clear()
         self._of_class.clear()
+        self.exits.clear()
 
     def drop(self, *, small: bool = False) -> None:
         """As `Memory.drop`; texts are kept."""
         self.memory.drop(small=small)
         self._keys.clear()
         self._of_class.clear()
+        self.exits.clear()
 
     # -- classes
 
@@ -162,8 +166,9 @@ class Heap(Containers):
         memory, layout = self.memory, self.layout
         if not self.class_of(address).kind & STR:
             raise Unreadable(f"{address:#x} is no str")
-        length = memory.u64(address + layout.str_length)
-        state = memory.u32(address + layout.str_state)
+        # One copy of the head, so that length and kind are of the same moment.
+        head = memory.words(address, 5)
+        length, state = head[layout.str_length >> 3], head[layout.str_state >> 3] & 0xFFFFFFFF
         width, compact, ascii_only = state >> 2 & 7, state >> 5 & 1, state >> 6 & 1
         if length > MOST or width not in (1, 2, 4):
             raise Unreadable("torn str")
@@ -277,7 +282,7 @@ class Heap(Containers):
         if version >= (3, 11) and info.flags & _MANAGED_DICT:
             keys = memory.u64(info.address + self.layout.cached_keys)
             if version == (3, 11):
-                held, values = memory.u64(address - 24), memory.u64(address - 32)
+                values, held = memory.words(address - 32, 2)
                 return (held, 0, 0) if held else (0, values, keys)
             held = memory.u64(address - 24)
             if version == (3, 12):

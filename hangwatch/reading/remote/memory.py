@@ -18,12 +18,16 @@ from typing import Final, Protocol
 PAGE: Final = 4096
 #: Pages fetched at once; 16 is where the time per useful byte stopped falling on heaps of 15 to 10,000 tasks.
 _BLOCK_PAGES: Final = 16
+#: For comparing: blocks of this size are read whole when so many things of theirs are asked for.
+_NEAR: Final = 1 << 16
+_CROWDED: Final = 16
 #: No object that is looked at is larger: a longer request comes from a torn or wrong length.
 _LONGEST: Final = 1 << 26
 
 _U64 = struct.Struct("<Q").unpack_from
-_I64 = struct.Struct("<q").unpack_from
 _I32 = struct.Struct("<i").unpack_from
+#: Unpacks so many words; the few lengths of small objects come again and again.
+_WORDS: Final = tuple(struct.Struct(f"<{count}Q").unpack_from for count in range(65))
 
 
 class Unreadable(Exception):
@@ -151,8 +155,8 @@ class Memory:
         return int.from_bytes(self.read(address, 8), "little")
 
     def i64(self, address: int) -> int:
-        number: int = _I64(self.read(address, 8))[0]
-        return number
+        number = self.u64(address)
+        return number - (1 << 64) if number >> 63 else number
 
     def i32(self, address: int) -> int:
         number: int = _I32(self.read(address, 4))[0]
@@ -172,7 +176,14 @@ class Memory:
         """``count`` unsigned 64-bit words."""
         if not 0 <= count <= _LONGEST // 8:
             raise Unreadable(f"{count} words at {address:#x}")
-        return struct.unpack(f"<{count}Q", self.read(address, 8 * count)) if count else ()
+        if count > 64:
+            return struct.unpack(f"<{count}Q", self.read(address, 8 * count))
+        entry = self._pages.get(address >> 12)
+        if entry is not None:
+            data, base = entry
+            if address - base + 8 * count <= len(data):
+                return _WORDS[count](data, address - base)
+        return _WORDS[count](self.read(address, 8 * count))
 
     def text(self, address: int, limit: int = 256) -> str:
         """A C string."""
@@ -190,6 +201,31 @@ class Memory:
         """These ranges as they are now, past the cache."""
         self.fetches += 1
         return self.source.fetch(ranges)
+
+    def unchanged(self, marks: Sequence[tuple[int, bytes]]) -> list[bool]:
+        """For each address and what was read there: does it read the same at this moment, past the cache?"""
+        agree = [False] * len(marks)
+        near: dict[int, list[int]] = {}
+        apart: list[int] = []
+        for place, (address, content) in enumerate(marks):
+            if address % _NEAR + len(content) <= _NEAR:
+                near.setdefault(address // _NEAR, []).append(place)
+            else:
+                apart.append(place)
+        # Many small ranges cost more than the few blocks they lie in.
+        blocks = [block for block, places in near.items() if len(places) >= _CROWDED]
+        for first in range(0, len(blocks), 16):
+            part = blocks[first : first + 16]
+            for block, data in zip(part, self.fresh([(block * _NEAR, _NEAR) for block in part]), strict=True):
+                if data is None:
+                    continue  # a part of it is not mapped
+                for place in near.pop(block):
+                    agree[place] = data.startswith(marks[place][1], marks[place][0] % _NEAR)
+        apart += [place for places in near.values() for place in places]
+        found = self.fresh([(marks[place][0], len(marks[place][1])) for place in apart]) if apart else []
+        for place, now in zip(apart, found, strict=True):
+            agree[place] = now == marks[place][1]
+        return agree
 
 
 def parse_maps(lines: Iterable[str]) -> list[Region]:

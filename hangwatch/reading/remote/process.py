@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from hangwatch.errors import CannotLook
@@ -18,6 +18,8 @@ from hangwatch.reading.remote.memory import Region, parse_maps
 
 #: IOV_MAX of Linux: ranges per process_vm_readv.
 _IOV_MAX: Final = 1024
+#: Bytes per process_vm_readv, unless one range alone is longer: the kernel holds the target's map of its memory while it looks pages up.
+_LONGEST_CALL: Final = 1 << 20
 
 
 class _IoVec(ctypes.Structure):
@@ -42,6 +44,8 @@ class ProcessSource:
         self.pid = pid
         self._call = _process_vm_readv()
         self._file: int | None = None
+        #: Kept: a fresh one would be filled with zeros for every call.
+        self._buffer = ctypes.create_string_buffer(_LONGEST_CALL)
 
     def regions(self) -> list[Region]:
         try:
@@ -54,15 +58,15 @@ class ProcessSource:
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> list[bytes | None]:
         found: list[bytes | None] = []
-        for start in range(0, len(ranges), _IOV_MAX):
-            found += self._fetch_some(ranges[start : start + _IOV_MAX])
+        for part in _parts(ranges):
+            found += self._fetch_some(part)
         return found
 
     def _fetch_some(self, ranges: Sequence[tuple[int, int]]) -> list[bytes | None]:
         if self._call is None:
             return [self._pread(address, length) for address, length in ranges]
         total = sum(length for _, length in ranges)
-        buffer = ctypes.create_string_buffer(total)
+        buffer = self._buffer if total <= _LONGEST_CALL else ctypes.create_string_buffer(total)
         found: list[bytes | None] = []
         while len(found) < len(ranges):
             rest = ranges[len(found) :]
@@ -105,15 +109,29 @@ class ProcessSource:
             self._file = None
 
 
+def _parts(ranges: Sequence[tuple[int, int]]) -> Iterator[Sequence[tuple[int, int]]]:
+    """In portions that one call takes."""
+    first = total = 0
+    for place, (_, length) in enumerate(ranges):
+        if place > first and (total + length > _LONGEST_CALL or place - first == _IOV_MAX):
+            yield ranges[first:place]
+            first, total = place, 0
+        total += length
+    if first < len(ranges):
+        yield ranges[first:]
+
+
 def _split(buffer: ctypes.Array[ctypes.c_char], got: int, ranges: Sequence[tuple[int, int]]) -> list[bytes | None]:
     """The ranges that arrived whole. Linux stops at the first range that faults; a short one counts as not read."""
-    view = memoryview(buffer).cast("B")
+    data = memoryview(buffer)[:got].tobytes()
+    if len(ranges) == 1:
+        return [data] if ranges[0][1] == got else []
     found: list[bytes | None] = []
     position = 0
     for _, length in ranges:
         if position + length > got:
             break
-        found.append(bytes(view[position : position + length]))
+        found.append(data[position : position + length])
         position += length
     return found
 

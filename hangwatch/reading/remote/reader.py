@@ -62,6 +62,9 @@ class RemoteReader:
             ) from error
         self._threads: list[ThreadState] | None = None
         self._tasks: list[RemoteTask] | None = None
+        #: of the look before: whose words still read the same need not be read again
+        self._earlier: dict[int, RemoteTask] = {}
+        self._before: object = None
         self._found_loops: list[RemoteLoop] | None = None
         self._versions: dict[str, str] | None = None
 
@@ -70,6 +73,7 @@ class RemoteReader:
         self.gaps.clear()
         self.side.begin()
         self._forget()
+        self._earlier = {task.id: task for task in self._tasks or () if not (task.moving or task.running)}
         self._threads = self._tasks = self._found_loops = None
 
     def _forget(self) -> None:
@@ -112,7 +116,7 @@ class RemoteReader:
 
     def _read(self) -> None:
         """Threads, then tasks with their chains; each part until a reading of it holds together."""
-        before = self.side.activity()
+        before = self._before = self.side.activity()
         inside = frozenset(self.side.outside_ids())
         threads = self._steadily(lambda: thread_states(self.codes, self.roots, inside))
         addresses = self._steadily(lambda: self._table.addresses(threads))
@@ -142,7 +146,11 @@ class RemoteReader:
 
     def _chains(self, addresses: list[int], running: Mapping[int, int], threads: list[ThreadState]) -> list[RemoteTask]:
         tasks = []
+        known = self._unmoved([address for address in addresses if address not in running])
         for address in addresses:
+            if address in known and known[address].still_stands():
+                tasks.append(known[address])
+                continue
             task = RemoteTask(self.codes, address, address in running)
             try:
                 if not task.pending():
@@ -152,6 +160,12 @@ class RemoteReader:
                 task.moving = True
             tasks.append(task)
         return tasks
+
+    def _unmoved(self, addresses: list[int]) -> dict[int, RemoteTask]:
+        """The tasks of the look before whose every word reads now as it did then: two readings that agree."""
+        earlier = [self._earlier[address] for address in addresses if address in self._earlier]
+        self._earlier = {}
+        return {task.id: task for task, agrees in zip(earlier, still_true(self.memory, earlier), strict=True) if agrees}
 
     def _settle(self, tasks: list[RemoteTask], threads: list[ThreadState], before: object) -> list[RemoteTask]:
         """Reads those again, one by one, that changed while the others were read."""
@@ -192,6 +206,8 @@ class RemoteReader:
     def moved(self) -> set[int]:
         """Ids of the tasks that have gone on since this look read them: what was concluded about them may not hold."""
         parked = [task for task in self.tasks() if not task.running]
+        if self._before is not None and self._before == self.side.activity():
+            return set()  # nothing in the target has run since the look began
         return {task.id for task, agrees in zip(parked, still_true(self.memory, parked), strict=True) if not agrees}
 
     def loops(self) -> list[LoopView]:

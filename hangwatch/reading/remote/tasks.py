@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from hangwatch.reading.remote.chain import chain
 from hangwatch.reading.remote.code import Codes
@@ -16,10 +18,16 @@ from hangwatch.reading.remote.roster import ThreadState
 from hangwatch.reading.view import FrameView, ObjectView
 
 
+_PAIR = struct.Struct("<QQ").pack
+_HALF = struct.Struct("<I").pack
+#: FUTURE_FINISHED (Modules/_asynciomodule.c); pending is 0.
+_LAST_STATE: Final = 2
+
+
 class RemoteTask:
     """One task. ``moving``: it could not be read at one moment."""
 
-    __slots__ = ("_codes", "_frames", "_id", "_marks", "_view", "moving", "running")
+    __slots__ = ("_awaits", "_codes", "_fields", "_frames", "_id", "_marks", "_view", "moving", "running")
 
     def __init__(self, codes: Codes, address: int, running: bool) -> None:
         self._codes = codes
@@ -29,6 +37,9 @@ class RemoteTask:
         self._frames: list[RemoteFrame] = []
         self._marks: list[tuple[int, bytes]] = []
         self._view = RemoteObject(codes, address)
+        self._awaits: ObjectView | None = None
+        #: the C fields, of one moment; empty for a task written in Python
+        self._fields: tuple[int, ...] = ()
 
     @property
     def id(self) -> int:
@@ -41,15 +52,45 @@ class RemoteTask:
         found = self._view.attr(name)
         return None if found is None or found.type_name == "NoneType" else found
 
+    def _field(self, offset: int) -> ObjectView | None:
+        """What a C field points to; None for None and for NULL."""
+        address = self._fields[offset >> 3]
+        heap = self._codes.heap
+        return RemoteObject(self._codes, address) if address and heap.shape(heap.class_of(address)) != "none" else None
+
+    def _number(self, offset: int) -> int:
+        return self._fields[offset >> 3] >> (32 if offset & 4 else 0) & 0xFFFFFFFF
+
     def pending(self) -> bool:
+        """Reads the task's own fields; they are of this moment from now on."""
+        heap = self._codes.heap
+        layout, info = heap.layout, heap.class_of(self._id)
+        if heap.shape(info) == "task":
+            self._fields = heap.memory.words(self._id, (max(layout.task_context, layout.future_state, layout.task_cancels) >> 3) + 1)
+            state_word = self._number(layout.future_state)
+            if state_word > _LAST_STATE:
+                raise Unreadable("torn task")
+            return state_word == 0
         state = self._view.attr("_state")
         if state is None:
             raise Unreadable("torn task")
         return state.value() == "PENDING"
 
+    def still_stands(self) -> bool:
+        """Of a task whose marks agree with now: reads its other fields (cancel requests, its name) anew. False when it moved after all."""
+        before = self._fields
+        try:
+            pending = self.pending()
+        except (Unreadable, ValueError):
+            return False
+        first = self._codes.heap.layout.task_waiter >> 3
+        return pending and self._fields[first : first + 2] == before[first : first + 2]
+
     def read(self, threads: Sequence[ThreadState]) -> None:
         """The await chain; of a running task also the frames its thread stands in. Raises Unreadable when torn."""
-        coroutine = self._attribute("_coro")
+        layout = self._codes.heap.layout
+        coroutine = self._field(layout.task_coro) if self._fields else self._attribute("_coro")
+        self._awaits = self._field(layout.task_waiter) if self._fields else self._attribute("_fut_waiter")
         self._frames = chain(self._codes, coroutine.id)[0] if coroutine is not None else []
         if self._frames and self._frames[-1].state == RUNNING:
             self._frames += _inner_frames(self._frames[-1], threads)
@@ -62,15 +103,13 @@ class RemoteTask:
         """Address and content of what changes when the task goes on: what it awaits, its frames with their stacks."""
         heap = self._codes.heap
         memory, layout = heap.memory, heap.layout
-        if heap.shape(heap.class_of(self._id)) == "task":
-            for address, length in ((self._id + layout.task_waiter, 8), (self._id + layout.future_state, 4)):
-                yield address, memory.read(address, length)
+        if self._fields:
+            yield self._id + layout.task_waiter, _PAIR(*self._fields[layout.task_waiter >> 3 : (layout.task_waiter >> 3) + 2])
+            yield self._id + layout.future_state, _HALF(self._number(layout.future_state))
         for frame in self._frames:
             if frame.owner and frame.state != RUNNING:
                 yield from frame.content
-                if layout.version >= (3, 11):
-                    yield frame.owner + layout.generator_state, memory.read(frame.owner + layout.generator_state, 1)
-                else:
+                if not frame.holds_state:
                     yield frame.owner + layout.generator_frame, memory.read(frame.owner + layout.generator_frame, 8)
 
     @property
@@ -79,10 +118,9 @@ class RemoteTask:
 
     @property
     def name(self) -> str:
-        heap = self._codes.heap
         try:
-            if heap.shape(heap.class_of(self._id)) == "task":
-                return task_name(heap, self._id)
+            if self._fields:
+                return task_name(self._codes.heap, self._fields[self._codes.heap.layout.task_name >> 3])
         except (Unreadable, ValueError):
             return "?"
         named = self._view.attr("_name")
@@ -91,11 +129,17 @@ class RemoteTask:
 
     @property
     def loop_id(self) -> int | None:
-        loop = self._attribute("_loop")
+        try:
+            loop = self._field(self._codes.heap.layout.future_loop) if self._fields else self._attribute("_loop")
+        except (Unreadable, ValueError):
+            return None
         return loop.id if loop is not None else None
 
     @property
     def cancelling(self) -> int:
+        if self._fields:
+            layout = self._codes.heap.layout
+            return self._number(layout.task_cancels) if layout.task_cancels else 0
         count = self._view.attr("_num_cancels_requested")
         value = count.value() if count is not None else 0
         return value if isinstance(value, int) else 0
@@ -104,7 +148,7 @@ class RemoteTask:
         return list(self._frames)
 
     def awaits(self) -> ObjectView | None:
-        return self._attribute("_fut_waiter")
+        return self._awaits
 
     def context(self, variable: str) -> ObjectView | None:
         context = self._attribute("_context")
@@ -152,6 +196,8 @@ def _in_context(heap: Heap, context: int, variable: str) -> int:
 
 def still_true(memory: Memory, tasks: Sequence[RemoteTask]) -> list[bool]:
     """For each task: do the words that would have changed still read the same, at this moment, past the cache?"""
-    ranges = [(address, len(content)) for task in tasks for address, content in task.marks]
-    found = iter(memory.fresh(ranges) if ranges else ())
-    return [[next(found) for _ in task.marks] == [content for _, content in task.marks] for task in tasks]
+    agree = memory.unchanged([mark for task in tasks for mark in task.marks])
+    if all(agree):
+        return [True] * len(tasks)
+    found = iter(agree)
+    return [all([next(found) for _ in task.marks]) for task in tasks]
