@@ -69,11 +69,14 @@ class _Two:
     def _phases(self) -> Iterator[tuple[str, str]]:
         """A task or thread that was starting or stopping the service in both looks, and did not move."""
         owners: list[Task | Thread] = [*self.now.tasks, *self.now.threads]
+        kinds: dict[int, list[str]] = {}  # equal chains are one tuple within a snapshot
         for owner in owners:
-            for frame in owner.frames:
-                for (file, function), kind in _PHASES.items():
-                    if frame.file.endswith(file) and frame.function.rpartition(".")[2] == function and self._stands_still(owner):
-                        yield kind, owner.id
+            told = kinds.get(id(owner.frames))
+            if told is None:
+                told = kinds[id(owner.frames)] = [kind for frame in owner.frames for kind in _phase_of(frame)]
+            if told and self._stands_still(owner):
+                for kind in told:
+                    yield kind, owner.id
 
     def _is_blocked(self, loop: Loop) -> bool:
         """Its thread was not asleep in the selector in either look, and it is still in the same callback."""
@@ -160,6 +163,11 @@ class _Two:
         """Threads that wait for a lock in both looks."""
         locks = {primitive.id for primitive in self.now.primitives if primitive.kind == "thread-lock" and not primitive.ready}
         return [thread for thread in self.now.threads if thread.waits_on in locks and not thread.idle and self._stands_still(thread)]
+
+
+def _phase_of(frame: Frame) -> Iterator[str]:
+    name = frame.function.rpartition(".")[2]
+    return (kind for (file, function), kind in _PHASES.items() if function == name and frame.file.endswith(file))
 
 
 def _runs_loop(frame: Frame) -> bool:

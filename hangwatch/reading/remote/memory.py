@@ -57,14 +57,14 @@ class Source(Protocol):
 class Memory:
     """Typed reads over a `Source`, through a cache of pages."""
 
-    __slots__ = ("_block", "_pages", "_reparsed", "_starts", "fetched_bytes", "fetches", "regions", "source")
+    __slots__ = ("_block", "_reparsed", "_starts", "fetched_bytes", "fetches", "pages", "regions", "source")
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.fetches = 0
         self.fetched_bytes = 0
         self._block = _BLOCK_PAGES
-        self._pages: dict[int, tuple[bytes, int]] = {}
+        self.pages: dict[int, tuple[bytes, int]] = {}
         self.regions: list[Region] = []
         self._starts: list[int] = []
         self._reparsed = 0
@@ -78,7 +78,7 @@ class Memory:
 
     def drop(self, *, small: bool = False) -> None:
         """Drops what was read, keeps the mappings. ``small``: read single pages from now on, for what is about to change again."""
-        self._pages.clear()
+        self.pages.clear()
         self._block = 1 if small else _BLOCK_PAGES
 
     def _map(self) -> None:
@@ -112,7 +112,7 @@ class Memory:
                 raise Unreadable(f"{address:#x} cannot be read")
         entry = (data, start)
         for number in range(start // PAGE, end // PAGE):
-            self._pages[number] = entry
+            self.pages[number] = entry
         return entry
 
     def _fetch(self, address: int, length: int) -> bytes | None:
@@ -126,7 +126,7 @@ class Memory:
         if not 0 <= length <= _LONGEST or not PAGE <= address < 1 << 56:
             raise Unreadable(f"{length} bytes at {address:#x}")
         page = address // PAGE
-        data, base = self._pages.get(page) or self._load(page)
+        data, base = self.pages.get(page) or self._load(page)
         offset = address - base
         part = data[offset : offset + length]
         if len(part) == length:
@@ -135,7 +135,7 @@ class Memory:
         have = len(part)
         while have < length:
             page = (address + have) // PAGE
-            data, base = self._pages.get(page) or self._load(page)
+            data, base = self.pages.get(page) or self._load(page)
             offset = address + have - base
             part = data[offset : offset + length - have]
             if not part:
@@ -145,7 +145,7 @@ class Memory:
         return b"".join(parts)
 
     def u64(self, address: int) -> int:
-        entry = self._pages.get(address >> 12)
+        entry = self.pages.get(address >> 12)
         if entry is not None:
             data, base = entry
             offset = address - base
@@ -178,7 +178,7 @@ class Memory:
             raise Unreadable(f"{count} words at {address:#x}")
         if count > 64:
             return struct.unpack(f"<{count}Q", self.read(address, 8 * count))
-        entry = self._pages.get(address >> 12)
+        entry = self.pages.get(address >> 12)
         if entry is not None:
             data, base = entry
             if address - base + 8 * count <= len(data):

@@ -8,7 +8,7 @@ from typing import Final
 
 from hangwatch.reading.remote.code import Codes
 from hangwatch.reading.remote.fields import SPECIAL
-from hangwatch.reading.remote.heap import Heap
+from hangwatch.reading.remote.heap import ClassInfo, Heap
 from hangwatch.reading.remote.memory import Unreadable
 from hangwatch.reading.view import MISSING, Missing, ObjectView
 from hangwatch.records import Plain
@@ -20,24 +20,32 @@ _TEXT_LIMIT: Final = 4096
 class RemoteObject:
     """One object of the target."""
 
-    __slots__ = ("_id", "codes")
+    __slots__ = ("_info", "codes", "id")
 
     def __init__(self, codes: Codes, address: int) -> None:
         self.codes = codes
-        self._id = address
+        self.id = address
+        self._info: ClassInfo | None = None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, RemoteObject) and other._id == self._id and other.codes is self.codes
+        return isinstance(other, RemoteObject) and other.id == self.id and other.codes is self.codes
 
     def __hash__(self) -> int:
-        return hash(self._id)
+        return hash(self.id)
 
     def __repr__(self) -> str:
-        return f"<RemoteObject {self.type_name} {self._id:x}>"
+        return f"<RemoteObject {self.type_name} {self.id:x}>"
 
-    @property
-    def id(self) -> int:
-        return self._id
+    def _class(self) -> ClassInfo:
+        """Asked for once: a view is of one moment."""
+        info = self._info
+        if info is None:
+            info = self._info = self.codes.heap.class_of(self.id)
+        return info
+
+    def _shape(self) -> str:
+        info = self._info or self._class()
+        return info.shape or self.codes.heap.shape(info)
 
     def at(self, address: int) -> ObjectView:
         return RemoteObject(self.codes, address)
@@ -45,7 +53,7 @@ class RemoteObject:
     @property
     def type_name(self) -> str:
         try:
-            return self.codes.heap.class_of(self._id).name
+            return self._class().name
         except _BROKEN:
             return "?"
 
@@ -53,22 +61,22 @@ class RemoteObject:
     def base_names(self) -> tuple[str, ...]:
         heap = self.codes.heap
         try:
-            return heap.base_names(heap.class_of(self._id))
+            return heap.base_names(self._class())
         except _BROKEN:
             return ()
 
     def attr(self, name: str) -> ObjectView | None:
         heap = self.codes.heap
         try:
-            info = heap.class_of(self._id)
-            special = SPECIAL.get(heap.shape(info))
+            info = self._class()
+            special = SPECIAL.get(self._shape())
             if special is not None:
                 found = special(self, name)
                 if found is not None:
                     return found
             if name == "__dict__":
-                return self.at(held) if (held := heap.instance_dict(self._id, info)[0]) else None
-            address = heap.attribute(self._id, name) or heap.class_attribute(info, name)
+                return self.at(held) if (held := heap.instance_dict(self.id, info)[0]) else None
+            address = heap.attribute(self.id, name, info) or heap.class_attribute(info, name)
         except _BROKEN:
             return None
         return RemoteObject(self.codes, address) if address else None
@@ -77,9 +85,9 @@ class RemoteObject:
         heap = self.codes.heap
         try:
             members = self._members(10_000)
-            if heap.shape(heap.class_of(self._id)) == "dict":
-                members += [key for key, _ in heap.dict_pairs(self._id, 10_000)]
-            return frozenset((*members, *heap.attributes(self._id).values()))
+            if self._shape() == "dict":
+                members += [key for key, _ in heap.dict_pairs(self.id, 10_000)]
+            return frozenset((*members, *heap.attributes(self.id).values()))
         except _BROKEN:
             return frozenset()
 
@@ -93,8 +101,8 @@ class RemoteObject:
             return []
 
     def _members(self, limit: int) -> list[int]:
-        heap, at = self.codes.heap, self._id
-        shape = heap.shape(heap.class_of(at))
+        heap, at = self.codes.heap, self.id
+        shape = self._shape()
         if shape == "list":
             return list(heap.list_items(at, limit))
         if shape == "tuple":
@@ -114,28 +122,28 @@ class RemoteObject:
     def pairs(self, limit: int = 1000) -> list[tuple[ObjectView, ObjectView]]:
         heap = self.codes.heap
         try:
-            if heap.shape(heap.class_of(self._id)) != "dict":
+            if self._shape() != "dict":
                 return []
-            return [(RemoteObject(self.codes, key), RemoteObject(self.codes, value)) for key, value in heap.dict_pairs(self._id, limit)]
+            return [(RemoteObject(self.codes, key), RemoteObject(self.codes, value)) for key, value in heap.dict_pairs(self.id, limit)]
         except _BROKEN:
             return []
 
     def length(self) -> int | None:
         heap = self.codes.heap
         try:
-            shape = heap.shape(heap.class_of(self._id))
+            shape = self._shape()
             if shape == "dict":
-                return heap.dict_size(self._id)
+                return heap.dict_size(self.id)
             if shape == "set":
-                return heap.set_size(self._id)
-            return heap.size(self._id) if shape in ("list", "tuple", "deque", "str", "bytes", "bytearray") else None
+                return heap.set_size(self.id)
+            return heap.size(self.id) if shape in ("list", "tuple", "deque", "str", "bytes", "bytearray") else None
         except _BROKEN:
             return None
 
     def value(self) -> Plain | bytes | Missing:
-        heap, at = self.codes.heap, self._id
+        heap, at = self.codes.heap, self.id
         try:
-            reader = _VALUES.get(heap.shape(heap.class_of(at)))
+            reader = _VALUES.get(self._shape())
             return reader(heap, at) if reader else MISSING
         except _BROKEN:
             return MISSING

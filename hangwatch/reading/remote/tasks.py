@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -17,9 +18,6 @@ from hangwatch.reading.remote.objects import RemoteObject
 from hangwatch.reading.remote.roster import ThreadState
 from hangwatch.reading.view import FrameView, ObjectView
 
-
-_PAIR = struct.Struct("<QQ").pack
-_HALF = struct.Struct("<I").pack
 #: FUTURE_FINISHED (Modules/_asynciomodule.c); pending is 0.
 _LAST_STATE: Final = 2
 
@@ -104,8 +102,10 @@ class RemoteTask:
         heap = self._codes.heap
         memory, layout = heap.memory, heap.layout
         if self._fields:
-            yield self._id + layout.task_waiter, _PAIR(*self._fields[layout.task_waiter >> 3 : (layout.task_waiter >> 3) + 2])
-            yield self._id + layout.future_state, _HALF(self._number(layout.future_state))
+            # From one to the other lies nothing that changes while it stays parked.
+            first, last = sorted((layout.task_waiter, layout.future_state))
+            words = self._fields[first >> 3 : (last >> 3) + 1]
+            yield self._id + (first & ~7), struct.pack(f"<{len(words)}Q", *words)
         for frame in self._frames:
             if frame.owner and frame.state != RUNNING:
                 yield from frame.content
@@ -199,5 +199,5 @@ def still_true(memory: Memory, tasks: Sequence[RemoteTask]) -> list[bool]:
     agree = memory.unchanged([mark for task in tasks for mark in task.marks])
     if all(agree):
         return [True] * len(tasks)
-    found = iter(agree)
-    return [all([next(found) for _ in task.marks]) for task in tasks]
+    ends = itertools.accumulate(len(task.marks) for task in tasks)
+    return [all(agree[end - len(task.marks) : end]) for task, end in zip(tasks, ends, strict=True)]
