@@ -13,10 +13,11 @@ import dataclasses
 import gc
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from hangwatch.attach import permissions
+from hangwatch.attach import garbage, permissions
+from hangwatch.attach.between import Between
 from hangwatch.attach.side import Side
 from hangwatch.errors import CannotLook
 from hangwatch.kernel import procfs
@@ -29,8 +30,6 @@ __all__ = ["look", "look_at_core", "open_reader"]
 
 #: Time between the two looks: longer than a healthy callback or the 0.1 s tick of a server, short for who waits for the answer.
 APART_S = 0.3
-#: Between two looks at the stack of a loop that is not asleep.
-EVERY_S = 0.025
 #: Captures that stop nothing and need no tool.
 QUIET = ("process", "sockets")
 
@@ -92,33 +91,13 @@ def _look(reader: RemoteReader, native: bool, captures: tuple[str, ...], apart_s
     collected = evidence.collect(target, wanted) if wanted else ()
     import hangwatch.investigate  # noqa: F401
 
-    sampled = sampled_stacks(reader, earlier, began + apart_s)
-    time.sleep(max(0.0, apart_s - (time.monotonic() - began)))
+    between = Between(reader, earlier)
+    between.rest(apart_s - (time.monotonic() - began))
     reader.refresh()
     now = settled(take(reader), reader)
-    kept = gil_evidence(reader, gil, (now.at_ns - earlier.at_ns) / 1e6)
-    turned = frozenset(loop for loop, turn in reader.turns().items() if turn is not None and turns.get(loop) not in (None, turn))
-    stall = stall_between(earlier, now, turned, bool(kept))
-    return conclude(stall, earlier, now, (*collected, *kept, *sampled), service)
-
-
-def sampled_stacks(reader: RemoteReader, seen: Snapshot, until_s: float) -> tuple[Evidence, ...]:
-    """Where the threads of loops that are not asleep stand, again and again until the second look: of a loop that spins, one look shows whatever
-    it calls at that moment, and only many show what does not return."""
-    wanted = {int(loop.thread_id.partition(":")[2]) for loop in seen.loops if loop.thread_id and not loop.asleep}
-    stacks: dict[int, list[list[dict[str, object]]]] = {native_id: [] for native_id in wanted}
-    while wanted and time.monotonic() + EVERY_S < until_s:
-        time.sleep(EVERY_S)
-        for native_id, frames in reader.stacks().items():
-            if native_id in wanted and frames:
-                stacks[native_id].append([{"file": f.file, "line": f.line, "function": f.function} for f in frames])
-    found = [{"native_id": native_id, "stacks": taken} for native_id, taken in stacks.items() if taken]
-    count = max((len(taken) for taken in stacks.values()), default=0)
-    return (
-        (Evidence("samples", f"{count} more looks at the stack of the loop's thread between the two.", {"threads": found}),)
-        if found
-        else ()
-    )
+    kept = garbage.evidence(reader, between.flags) or gil_evidence(reader, gil, (now.at_ns - earlier.at_ns) / 1e6)
+    stall = stall_between(earlier, now, went_on(reader, turns, kept), bool(kept))
+    return conclude(stall, earlier, now, (*collected, *kept, *between.samples), service)
 
 
 def _ask(pid: int, native: bool, captures: tuple[str, ...], apart_s: float, service: str) -> Incident | None:
@@ -170,6 +149,13 @@ def settled(seen: Snapshot, reader: RemoteReader) -> Snapshot:
         ),
         gaps=(*seen.gaps, f"{len(moved)} task(s) went on while they were looked at: what they wait for is left out."),
     )  # fmt: skip
+
+
+def went_on(reader: RemoteReader, turns: Mapping[str, tuple[int, ...] | None], kept: tuple[Evidence, ...]) -> frozenset[str]:
+    """Ids of the loops that have gone on to another callback since ``turns``. One that gets a moment between two collections does not count."""
+    if any(one.tool == "gc" for one in kept):
+        return frozenset()
+    return frozenset(loop for loop, turn in reader.turns().items() if turn is not None and turns.get(loop) not in (None, turn))
 
 
 def gil_evidence(reader: RemoteReader, before: tuple[int | None, int] | None, apart_ms: float) -> tuple[Evidence, ...]:

@@ -85,7 +85,7 @@ def _held_by(graph: WaitGraph, primitive: Primitive, holder: str) -> str:
 def _culprit(case: Case, doing: Doing, own: list[Frame], holders: tuple[str, ...]) -> tuple[Frame, ...]:
     """The application's innermost frames; of a call into a library also the library's own, for a known bug sits there."""
     taken = taken_at(case.graph, holders, doing.primitive.id) if doing.primitive else []
-    if doing.what == "gil":
+    if doing.what == "gil" or doing.other:
         return pick(application(doing.other)[:3], doing.other[::-1][:1], own[:1])
     stacks = samples(case, doing)
     seen = [frame for stack in stacks for frame in application(stack)[:2] if is_application(frame.file)]
@@ -108,6 +108,9 @@ def _title(doing: Doing, cause: str, own: list[Frame], names: list[str]) -> str:
     if cause == "gil-held" and doing.what == "gil":
         other = application(doing.other)
         return f"Native code called{f' in {place(other[0])}' if other else ' by another thread'} keeps the GIL: no Python code in the process can run"
+    if cause == "gc-pause" and doing.other:
+        other = application(doing.other)
+        return f"The garbage collector, run{f' in {place(other[0])}' if other else ''} by another thread, stops the event loop's"
     words = {
         "blocked-loop-cpu": "computes",
         "gil-held": "is inside native code that keeps the GIL",

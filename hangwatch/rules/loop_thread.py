@@ -191,7 +191,18 @@ def _collecting(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Fra
     spied = _witness(case, "py-spy", thread)
     if spied and any("gc_collect" in str(f.get("function", "")) for f in spied.get("frames") or ()):
         facts.append("py-spy saw the collector on the loop's native stack.")
-    return Doing(loop, thread, frames, "gc", tuple(facts)) if facts else None
+    read = case.of_tool("gc")
+    if read is not None:
+        facts.append(read.text)
+    return Doing(loop, thread, frames, "gc", tuple(facts), _who_collects(case, thread)) if facts else None
+
+
+def _who_collects(case: Case, thread: Thread | None) -> tuple[Frame, ...]:
+    """The stack of the thread that collects, where it is known to be another than the loop's: the loop waits for the GIL meanwhile."""
+    read = case.of_tool("gc")
+    owner = read.data.get("owner") if read is not None else None
+    other = next((t for t in case.snapshot.threads if owner is not None and t.native_id == owner and t is not thread), None)
+    return other.frames if other is not None else ()
 
 
 def _gil(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...], primitive: Primitive | None) -> Doing | None:

@@ -29,7 +29,7 @@ def _is_parked(case: Case, waiter_id: str) -> bool:
     task = case.graph.tasks.get(waiter_id)
     if task is None:
         # A thread that was woken and needs the GIL to go on looks the same; then the GIL is what it waits for.
-        return case.of_tool("gil") is None and not waits_for_gil(case, waiter_id)
+        return case.of_tool("gil") is None and case.of_tool("gc") is None and not waits_for_gil(case, waiter_id)
     return task.state == "parked"
 
 

@@ -11,6 +11,8 @@ import socket
 import time
 
 from hangwatch import attach, evidence
+from hangwatch.attach import garbage
+from hangwatch.attach.between import Between
 from hangwatch.attach.stalled import stall_between
 from hangwatch.config import Config
 from hangwatch.errors import HangwatchError
@@ -54,13 +56,15 @@ def two_looks(pid: int, tids: tuple[int, ...] = (), native: bool = False) -> Loo
     collection = evidence.Collection(Target(pid, native=native, loop_native_ids=tids), wanted, CAPTURES_DEADLINE_S)
     reader = attach.open_reader(pid)
     began = time.monotonic()
-    earlier, gil, turns = take(reader), reader.gil(), reader.turns()
-    time.sleep(max(0.0, APART_S - (time.monotonic() - began)))
+    earlier, gil, turns = attach.settled(take(reader), reader), reader.gil(), reader.turns()
+    between = Between(reader, earlier)
+    between.rest(APART_S - (time.monotonic() - began))
     reader.refresh()
-    now = take(reader)
-    kept = attach.gil_evidence(reader, gil, (now.at_ns - earlier.at_ns) / 1e6)
-    turned = frozenset(loop for loop, turn in reader.turns().items() if turn is not None and turns.get(loop) not in (None, turn))
-    return Looks(earlier, now, reader.loop_native_ids(), turned, kept, collection.gather())
+    now = attach.settled(take(reader), reader)
+    kept = garbage.evidence(reader, between.flags) or attach.gil_evidence(reader, gil, (now.at_ns - earlier.at_ns) / 1e6)
+    return Looks(
+        earlier, now, reader.loop_native_ids(), attach.went_on(reader, turns, kept), kept, (*collection.gather(), *between.samples)
+    )
 
 
 def of_loop(worker: Worker, stall: LoopStall, limit_ns: int, throttled: Throttling | None = None, native: bool = False) -> Incident:

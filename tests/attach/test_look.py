@@ -36,6 +36,36 @@ def test_deadlock_is_proved(version):
     assert from_json(Incident, to_json(incident)) == incident
 
 
+@pytest.mark.parametrize("how, function", [("explicit", "explicit"), ("automatic", "automatic"), ("another_thread", "explicit")])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_collector_that_stops_the_loop(version, how, function):
+    with target(python_of(version), "garbage.py", how) as (pid, _):
+        reader = attach.open_reader(pid)
+        until(reader.collecting)
+        incident = attach.look(pid, reader=reader)
+    assert incident.stall.kind == "loop"
+    first = incident.findings[0]
+    assert first.cause == "gc-pause", (first.cause, first.title, [evidence.text for evidence in incident.evidence])
+    assert first.culprit[0].function.rpartition(".")[2] == function
+    assert ("another thread" in first.title) == (how == "another_thread")
+    (told,) = [evidence for evidence in incident.evidence if evidence.tool == "gc"]
+    assert told.data["share"] >= 0.5 and told.data["owner"] in {thread.native_id for thread in incident.snapshot.threads}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_loop_that_computes_is_not_called_collecting(version):
+    with target(python_of(version), "garbage.py", "computes") as (pid, _):
+        reader = attach.open_reader(pid)
+        until(
+            lambda: (
+                reader.refresh() or any("computes" in {frame.name for frame in task.frames()} for task in reader.tasks() if task.running)
+            )
+        )
+        assert reader.collecting() is not None
+        incident = attach.look(pid, reader=reader)
+    assert incident.findings[0].cause in ("blocked-loop-cpu", "cpu-starved")
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_healthy_service_gives_no_finding(version):
     with target(python_of(version), "crossed.py", "healthy") as (pid, _):

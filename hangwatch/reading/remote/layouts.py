@@ -99,6 +99,7 @@ def _by_own_table(memory: Memory, runtime: int, image: str) -> Roots:
         raise CannotLook(f"the debug offsets of this Python {version[0]}.{version[1]} are damaged or of an unknown pre-release", _NEXT_STEP)
     table = dict(offsets.TABLES[version])
     table.update({ours: carried[theirs] for theirs, ours in offsets.CARRIED.items() if theirs in carried})
+    table["interpreter_collecting"] = carried["interpreter_state.gc"] + carried["gc.collecting"]
     sizes = {name: value for name, value in carried.items() if name.endswith(".size")}
     roots = _checked(memory, Layout(version, table), runtime, image, sizes)
     if roots is None:

@@ -16,6 +16,7 @@ from hangwatch.errors import CannotLook
 from hangwatch.reading.remote import installed, layouts
 from hangwatch.reading.remote.chain import chain
 from hangwatch.reading.remote.code import Codes
+from hangwatch.reading.remote.collector import collecting_flag
 from hangwatch.reading.remote.generators import RUNNING
 from hangwatch.reading.remote.heap import Heap
 from hangwatch.reading.remote.kernelside import KernelSide, ProcessSide
@@ -56,6 +57,7 @@ class RemoteReader:
             self.heap = Heap(self.memory, self.roots.layout)
             self.codes = Codes(self.heap, self.side.peer)
             self._table = TaskTable(self.heap, self.roots, executable)
+            self._collecting = collecting_flag(self.heap, self.roots)
         except _BROKEN as error:
             raise CannotLook(
                 f"the memory of process {pid} cannot be followed: {error}", "Try once more; `hangwatch doctor PID` tells what works here."
@@ -248,6 +250,11 @@ class RemoteReader:
         except _BROKEN:
             return {}
         return {outside.get(state.inside_id, state.inside_id): list(state.frames) for state in states if state.complete}
+
+    def collecting(self) -> bool | None:
+        """Whether garbage is collected at this very moment; None where the interpreter's flag was not found."""
+        data = self.memory.fresh([(self._collecting, 4)])[0] if self._collecting is not None else None
+        return None if data is None else bool(struct.unpack("<i", data)[0])
 
     def stays_at_one_instruction(self, native_id: int, times: int = 25, apart_s: float = 0.004) -> bool:
         """The thread computes, and its innermost frame is at the same instruction in ``times`` readings: it is inside one call of C code.
