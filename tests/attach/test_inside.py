@@ -18,9 +18,9 @@ from tests.services import running
 
 @pytest.fixture
 def service(tmp_path):
-    with running(
-        tmp_path, lambda port: [sys.executable, "-m", "uvicorn", "service:app", "--port", str(port), "--log-level", "warning"]
-    ) as found:
+    command = [sys.executable, "-m", "uvicorn", "service:app", "--log-level", "warning", "--port"]
+    # The GIL is held over half a second of greeting and two looks, on a busy machine too.
+    with running(tmp_path, lambda port: [*command, str(port)], HELD_S="5") as found:
         until(lambda: answers(found.process.pid))
         yield found
 
