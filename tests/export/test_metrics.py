@@ -22,6 +22,7 @@ from hangwatch.ledger import Follow, Ledger
 from hangwatch.records import Primitive
 from tests.export import incidents
 from tests.export.receiver import Receiver, values
+from tests.processes import until
 
 S = 1_000_000_000
 
@@ -90,25 +91,29 @@ def test_lag_is_what_each_beat_found(ledger):
 
 
 def test_utilization_is_the_loop_threads_cpu_time(ledger):
-    stop = threading.Event()
+    go, spent, stop = threading.Event(), threading.Event(), threading.Event()
 
     def spin():
         ledger.loop_started(loop)
-        while not stop.is_set():
+        go.wait()
+        while time.thread_time() < 0.3:
             pass
+        spent.set()
+        stop.wait()
 
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=spin)
     thread.start()
     try:
-        while not ledger.loops:
-            time.sleep(0.001)
+        until(lambda: ledger.loops)
         board = board_of(ledger)
-        board.tick(time.monotonic_ns(), 0.1)
-        time.sleep(1.05)
-        board.tick(time.monotonic_ns(), 0.1)
-        assert 0.2 < numbers(board, names.METRIC_LOOP_UTILIZATION)[("0",)] <= 1
+        board.tick(100 * S, 0.1)
+        go.set()
+        spent.wait()
+        board.tick(101 * S, 0.1)
+        assert 0.25 < numbers(board, names.METRIC_LOOP_UTILIZATION)[("0",)] < 0.4
     finally:
+        go.set()
         stop.set()
         thread.join()
         loop.close()
