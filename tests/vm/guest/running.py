@@ -12,7 +12,7 @@ import threading
 import time
 
 #: An emulated processor is some twenty times slower than a real one: these are there so that nothing lasts for ever.
-START_S, COMMAND_S = 120, 100
+START_S, COMMAND_S = 180, 180
 
 
 class Service:
@@ -145,7 +145,7 @@ class Watching:
     def _note(self):
         self.notes.extend(self.child.stderr)
 
-    def until(self, wanted, seconds=60):
+    def until(self, wanted, seconds=90):
         """The first incident for which ``wanted`` is true, those told before included."""
         end = time.monotonic() + seconds
         seen = 0
