@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from tests.vm.parts import Machine, Target
 
-#: What a suite's root holds.
-VERSIONS = {"bullseye": ("3.9",), "bookworm": ("3.11",), "trixie": ("3.13",), "sid": ("3.14", "3.15")}
-
 
 def _targets(suite: str, version: str, *loops: str) -> tuple[Target, ...]:
     return tuple(Target(suite, version, loop) for loop in loops)

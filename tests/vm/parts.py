@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import lzma
-import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +21,14 @@ _LEFT_OUT_NAMES = ("test", "tests", "idlelib", "lib2to3", "ensurepip", "pydoc_da
 #: In this order: one needs the other before it.
 _MODULES = ("inet_diag", "tcp_diag", "unix_diag")
 _PLATFORMS = {"arm64": "aarch64", "amd64": "x86_64"}
-PACKAGES = ("uvicorn", "uvloop", "httptools", "click", "psutil")
+#: What each suite has. A root holds all of its suite's.
+VERSIONS = {"bullseye": ("3.9",), "bookworm": ("3.11",), "trixie": ("3.13",), "sid": ("3.14", "3.15")}
+#: typing_extensions is what uvicorn wants before 3.11: pip asks its own Python for that, not the one it installs for.
+_PACKAGES = ("uvicorn", "click", "psutil", "typing_extensions")
+#: The last that run on 3.9, which some of their successors claim to.
+_PACKAGES_FOR_39 = ("uvicorn<0.40", "click<8.2", "psutil", "typing_extensions")
+#: Not for every version on every machine: a target that needs the absent one is skipped by name.
+_WHERE_THERE_ARE_WHEELS = ("uvloop", "httptools")
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,9 @@ class Parts:
             modules += list(folder.glob(f"usr/lib/modules/*/kernel/net/**/{name}.ko*"))
         return images[0], modules
 
-    def root(self, suite: str, arch: str, versions: tuple[str, ...]) -> Path:
-        """A folder to be the root of these interpreters, their packages in ``opt/VERSION``."""
+    def root(self, suite: str, arch: str) -> Path:
+        """A folder to be the root of the suite's interpreters, with their packages in ``opt/VERSION``."""
+        versions = VERSIONS[suite]
         folder = self.archive(suite, arch).unpack([f"python{version}" for version in versions], self._cache / f"root-{suite}-{arch}")
         for version in versions:
             packages = folder / "opt" / version
@@ -112,11 +118,12 @@ def _install(version: str, arch: str, into: Path) -> None:
     unfinished = into.with_name(into.name + ".new")
     shutil.rmtree(unfinished, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile", "--target", str(unfinished)]
-    # Not all of them have wheels for the newest Python: a target that needs the missing one is skipped by name in the guest.
-    for package in PACKAGES:
-        done = subprocess.run([*command, *options, package], capture_output=True, text=True)
-        if done.returncode and package in ("uvicorn", "click"):
-            raise CannotHave(f"no {package} for Python {version} on {arch}: {done.stderr.strip().splitlines()[-1]}")
+    wanted = _PACKAGES_FOR_39 if version == "3.9" else _PACKAGES
+    done = subprocess.run([*command, *options, *wanted], capture_output=True, text=True)
+    if done.returncode:
+        raise CannotHave(f"packages for Python {version} on {arch}: {done.stderr.strip().splitlines()[-1]}")
+    for package in _WHERE_THERE_ARE_WHEELS:
+        subprocess.run([*command, "--no-deps", *options, package], capture_output=True)
     unfinished.rename(into)
 
 
@@ -153,21 +160,11 @@ def image(machine: Machine, parts: Parts, path: Path) -> None:
         cpio.tree(GUEST, "srv/guest", lambda path: path.name == "__pycache__")
         plan = [{"root": target.suite, "version": target.version, "loop": target.loop} for target in machine.targets]
         cpio.file("srv/plan.json", json.dumps(plan).encode())
-        for suite, versions in _roots(machine).items():
+        for suite in dict.fromkeys(target.suite for target in machine.targets):
             cpio.folder(f"roots/{suite}")
-            cpio.tree(parts.root(suite, machine.arch, versions), f"roots/{suite}", _leave_out)
+            cpio.tree(parts.root(suite, machine.arch), f"roots/{suite}", _leave_out)
         cpio.close()
-
-
-def _roots(machine: Machine) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for target in machine.targets:
-        found[target.suite] = tuple(dict.fromkeys((*found.get(target.suite, ()), target.version)))
-    return found
 
 
 def _leave_out(path: Path) -> bool:
     return str(path) in _LEFT_OUT or path.name in _LEFT_OUT_NAMES
-
-
-__all__ = ["CannotHave", "Machine", "Parts", "Target", "image", "io", "os"]

@@ -50,7 +50,8 @@ def main():
         again = target["version"] in (other["version"] for other in plan[:number])
         wanted = [check for check in checks.CHECKS if not (again and check in checks.OF_VERSION)]
         of_target(target, 8000 + 20 * number, f"{target['version']} {target['loop']}", wanted)
-    command = ["/srv/busybox", "unshare", "-m", "-p", "-f", "--mount-proc", sys.executable, "-u", __file__, "contained"]
+    again = f"/srv/busybox mount -t proc proc /proc && exec {sys.executable} -u {__file__} contained"
+    command = ["/srv/busybox", "unshare", "-p", "-f", "/srv/busybox", "sh", "-c", again]
     return subprocess.run(command, stdin=subprocess.DEVNULL).returncode
 
 
