@@ -29,8 +29,6 @@ from hangwatch.export.wire import breathe
 PROGRAM: Final = Path(__file__).resolve().parents[1] / "courier.py"
 ERRAND: Final = "errand"
 REPORT: Final = "report"
-#: So many go with one courier; it needs some 5 ms for each, and half a second to start.
-LOAD: Final = 600
 #: A second flood within this long goes with the courier that then starts.
 GATHER_S: Final = 3.0
 #: From one courier's start to the next: its own start is half a second of a CPU.
@@ -68,7 +66,7 @@ class Handover:
     def start(self, in_memory: set[str]) -> bool:
         """Sends a courier with the oldest of what waits, save the parcels with these keys. False when there is none to send."""
         try:
-            sealed = self._outbox.seal(LOAD, in_memory)
+            sealed = self._outbox.seal(in_memory)
         except OSError:
             return self._failed()
         if sealed is None:

@@ -22,6 +22,8 @@ SUFFIX = ".note"
 BURST = 30
 #: And one more each so many seconds.
 ONE_MORE_S = 6.0
+#: A flood has ended when there was time for so many: while it goes on, nothing is told at once.
+DEBT = 10
 
 _NAME = re.compile(r"\d{20}-\d{6}-(stall|ended)-([A-Za-z0-9_-]{1,100})(?:\.(recovered|shutdown|killed)\.(\d{1,20}))?\.note")
 
@@ -48,10 +50,9 @@ class Flood:
         now = time.monotonic()
         self._left = min(BURST, self._left + (now - self._at) / ONE_MORE_S)
         self._at = now
-        if self._left < 1:
-            return True
-        self._left -= 1
-        return False
+        rises = self._left < 1
+        self._left = max(-DEBT, self._left - 1)
+        return rises
 
 
 def name_of(incident_id: str, how: str, ended_ns: int) -> str | None:

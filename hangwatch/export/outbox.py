@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from hangwatch.export.specs import Parcel
 from hangwatch.records import from_json, to_json
 
 LOCK = "lock"
-#: Parcels that one owner keeps; about 8 KB each. Beyond, the oldest is dropped and counted.
+#: Parcels that one owner keeps, and as many that are with its courier; about 8 KB each. Beyond, the oldest is dropped and counted.
 MAX_PARCELS = 2000
 #: From a file to its place in a queue takes its writer less.
 SETTLED_NS = 500_000_000
@@ -37,17 +38,20 @@ class Outbox:
         self._planned: Path | None = None
         self._lock = -1
         self._kept = 0
+        #: Between the two threads; no one else knows of it, and a child gets its own.
+        self._making = threading.Lock()
 
     def _own(self) -> Path:
         """This process' folder, made and locked at first use. Raises OSError."""
-        if self._folder is None:
-            # Named before it exists: the export thread, looking for orphans meanwhile, must not take it for one.
-            self._planned = folder = self.root / f"{os.getpid()}-{time.time_ns():x}"
-            folder.mkdir(parents=True, mode=0o700)
-            self._lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._folder = folder
-        return self._folder
+        with self._making:
+            if self._folder is None:
+                # Named before it exists: the export thread, looking for orphans meanwhile, must not take it for one.
+                self._planned = folder = self.root / f"{os.getpid()}-{time.time_ns():x}"
+                folder.mkdir(parents=True, mode=0o700)
+                self._lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._folder = folder
+            return self._folder
 
     def add(self, parcel: Parcel) -> bool:
         """Whole or not at all. False when the disk does not take it: then it lives in memory only."""
@@ -96,30 +100,26 @@ class Outbox:
                 (self._folder / note.name).unlink()
                 self._kept -= 1
 
-    def seal(self, limit: int, but_not: Collection[str]) -> tuple[Path, int] | None:
-        """Moves the oldest parcels and notes into a folder of their own, for another process to send; that folder and its lock's
-        descriptor, which that process must inherit. Not the parcels whose keys are in ``but_not``, nor the newest: whoever added one
-        may be about to put it into a queue. They count as kept until `take_back`. Raises OSError."""
-        if self._folder is None:
+    def seal(self, but_not: Collection[str]) -> tuple[Path, int] | None:
+        """Gives this process' folder away, for another process to send; that folder and its lock's descriptor, which that process must
+        inherit. Not the parcels whose keys are in ``but_not``, nor the newest: whoever added one may be about to put it into a queue.
+        What is in it counts as kept until `take_back`. None where there is nothing in it. Raises OSError."""
+        folder, handle = self._folder, self._lock
+        if folder is None or not any(_parcels(folder)):
             return None
+        self._folder, self._planned, self._lock = None, None, -1
         settled = f"{time.time_ns() - SETTLED_NS:020d}"
-        names = [name for name in sorted(_parcels(self._folder)) if name < settled and name.partition(".")[0] not in but_not][:limit]
-        if not names:
-            return None
-        folder = self.root / f"{os.getpid()}-{time.time_ns():x}"
-        folder.mkdir(mode=0o700)
-        handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for name in names:
-            with contextlib.suppress(OSError):
-                (self._folder / name).rename(folder / name)
+        for name in [name for name in _parcels(folder) if not name.endswith(SUFFIX)]:
+            if name > settled or name.partition(".")[0] in but_not:
+                with contextlib.suppress(OSError):
+                    (folder / name).rename(self._own() / name)
         return folder, handle
 
     def take_back(self, folder: Path) -> int:
         """What of a sealed folder was not sent; how many that were. The folder is gone then."""
-        self._empty(folder)
+        taken = self._empty(folder)
         self._kept = len(list(_parcels(self._folder))) if self._folder is not None else 0
-        return self._kept
+        return taken
 
     def adopt(self, folder: Path, handle: int) -> None:
         """Works on a sealed folder, by the lock that was inherited with it."""
@@ -216,6 +216,7 @@ class Outbox:
             with contextlib.suppress(OSError):
                 os.close(self._lock)
         self._folder, self._planned, self._lock, self._kept = None, None, -1, 0
+        self._making = threading.Lock()
 
     def close(self) -> None:
         """Gives the folder up: removed when empty, left for the next process otherwise."""

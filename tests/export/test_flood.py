@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import time
@@ -256,3 +257,50 @@ def test_notes_are_bounded(tmp_path):
     assert len(left) <= 50 and len(left) + outbox.dropped == 120
     assert left[-1].incident_id.endswith("0119"), "the oldest went"
     outbox.close()
+
+
+def test_a_note_that_comes_as_the_folder_is_given_away_is_taken_back(tmp_path):
+    outbox = Outbox(tmp_path)
+    outbox.add_note(notes.name_of("20260101T000000-1", "", 0))
+    folder, handle = outbox.seal(set())
+    (folder / notes.name_of("20260101T000000-2", "", 0)).touch()  # its writer had looked up the folder already
+    outbox.add_note(notes.name_of("20260101T000000-3", "", 0))
+    assert [note.incident_id[-1] for note in outbox.notes(9)] == ["3"]
+    os.close(handle)
+    assert outbox.take_back(folder) == 2
+    assert [note.incident_id[-1] for note in outbox.notes(9)] == ["1", "2", "3"] and not folder.exists()
+    outbox.close()
+
+
+def test_parcels_in_a_queue_are_not_given_away(tmp_path):
+    outbox, config = Outbox(tmp_path), Config.make({}, otlp="http://127.0.0.1:1")
+    old, queued, new = [notes.made(numbered(n), config, {}, "", 0)[0] for n in range(3)]
+    old, queued = (dataclasses.replace(parcel, key="0" * 20 + parcel.key[20:]) for parcel in (old, queued))
+    for parcel in (old, queued, new):
+        assert outbox.add(parcel)
+    folder, handle = outbox.seal({queued.key})
+    assert [path.name for path in folder.glob("*.json")] == [f"{old.key}.traces.json"]
+    assert [parcel.key for parcel in outbox.waiting("traces", 9)] == [queued.key, new.key]
+    os.close(handle)
+    outbox.take_back(folder)
+    outbox.close()
+
+
+def test_a_flood_that_goes_on_is_told_by_notes_alone(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    flood = notes.Flood()
+
+    def rises(n, every_s):
+        found = []
+        for _ in range(n):
+            now[0] += every_s
+            found.append(flood.rises())
+        return found
+
+    assert not any(rises(notes.BURST, 0.0)) and all(rises(500, 0.06))
+    now[0] += notes.ONE_MORE_S * 5
+    assert all(rises(3, 0.1)), "half a minute of rest is none"
+    now[0] += notes.ONE_MORE_S * (notes.DEBT + notes.BURST)
+    assert not any(rises(notes.BURST - 1, 0.1)), "it is over"
+    assert not any(flood.rises() for _ in range(40) if now.__setitem__(0, now[0] + notes.ONE_MORE_S) is None), "ten a minute are none"
