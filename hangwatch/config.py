@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ def default_spool() -> Path:
         return Path(state) / "hangwatch"
     if os.path.isdir(home) and os.access(home, os.W_OK):
         return Path(home) / ".local" / "state" / "hangwatch"
+    import tempfile  # costs more than all else here, and `hangwatch attach` is waited for
+
     return Path(tempfile.gettempdir()) / f"hangwatch-{os.getuid()}"
 
 

@@ -37,16 +37,18 @@ def take(
     requests: Iterable[Request | Connection] = (),
     dropped: Mapping[str, int] | None = None,
     first: Iterable[str] = (),
+    searched: bool = True,
 ) -> Snapshot:
     """Looks once at the process behind ``reader``.
 
     ``requests``: requests and connections that the ledger knows; completed by what frames show. ``history``: the ring.
-    ``dropped``: what the ledger had to drop. ``first``: ids of tasks to read before all others.
+    ``dropped``: what the ledger had to drop. ``first``: ids of tasks to read before all others. ``searched``: False leaves out who could
+    end each wait, and what the application calls things: a sample that only says what stood where need not know.
     """
     # A remote reader has nothing to keep still.
     looking = getattr(reader, "looking", contextlib.nullcontext)
     with looking():
-        return _take(reader, tuple(history), tuple(requests), dict(dropped or {}), frozenset(first))
+        return _take(reader, tuple(history), tuple(requests), dict(dropped or {}), frozenset(first), searched)
 
 
 def _take(
@@ -55,22 +57,22 @@ def _take(
     requests: tuple[Request | Connection, ...],
     dropped: dict[str, int],
     first: frozenset[str],
+    searched: bool,
 ) -> Snapshot:
     began, taken_at, now_ns = time.perf_counter_ns(), time.time(), reader.now_ns()
     desk = SnapshotDesk(reader, now_ns)
     for record in requests:
         desk.add_request(record) if isinstance(record, Request) else desk.add_connection(record)
     looker = _Looker(desk, reader, first)
-    for step in (
+    steps = (
         looker.look_at_loops,
         looker.look_at_tasks,
         looker.look_at_threads,
         looker.census,
         looker.look_into_generators,
         looker.find_borrowers,
-        looker.find_setters,
-        looker.name_them,
-    ):
+    )
+    for step in (*steps, looker.find_setters, looker.name_them) if searched else steps:
         _guarded(desk, step)
     looker.chains.clear()
     return _finish(looker, desk, history, {**dropped, **desk.dropped}, taken_at, now_ns, began)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import socket
+import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from hangwatch.attach import garbage, permissions
@@ -22,7 +22,6 @@ from hangwatch.attach.side import Side
 from hangwatch.errors import CannotLook
 from hangwatch.kernel import procfs
 from hangwatch.reading.remote import RemoteReader
-from hangwatch.reading.remote.core import CoreSide, CoreSource
 from hangwatch.records import Evidence, Incident, Snapshot, Stall
 from hangwatch.snapshot import take
 
@@ -49,16 +48,19 @@ def look(
     service: str = "",
     reader: RemoteReader | None = None,
     outside: bool = False,
+    meanwhile: Callable[[], object] | None = None,
 ) -> Incident:
     """What hangs in process ``pid``, and why. Raises CannotLook.
 
     ``native``: py-spy shows native frames too (it stops the target for some 30 to 70 ms). ``captures`` names the evidence
     to collect meanwhile. Where an agent is inside that answers, it is asked; ``outside``, and with a ``reader``, the memory is
-    read all the same. An incident without findings means that nothing stands still that should move.
+    read all the same. ``meanwhile`` is called between the two looks, while there is nothing to do but wait. An incident without
+    findings means that nothing stands still that should move.
     """
     with _without_collector():
-        told = None if reader or outside else _ask(pid, native, tuple(captures), apart_s, service)
-        return told or _look(reader or open_reader(pid), native, tuple(captures), apart_s, service or service_name(pid))
+        wanted = (*captures, "py-spy") if native else tuple(captures)
+        told = None if reader or outside else _ask(pid, native, wanted, apart_s, service, meanwhile)
+        return told or _look(reader or open_reader(pid), native, wanted, apart_s, service or service_name(pid), meanwhile)
 
 
 @contextlib.contextmanager
@@ -73,26 +75,26 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _look(reader: RemoteReader, native: bool, captures: tuple[str, ...], apart_s: float, service: str) -> Incident:
+def _look(
+    reader: RemoteReader, native: bool, captures: tuple[str, ...], apart_s: float, service: str, meanwhile: Callable[[], object] | None
+) -> Incident:
     pid = reader.pid
     began = time.monotonic()
-    seen = settled(take(reader), reader)
+    seen = settled(take(reader, searched=False), reader)
     parent = procfs.parent(pid)
     if parent is not None and _is_fork_of_a_service(seen) and permissions.why_not(parent) is None:
         # Its loop and tasks are a copy of its parent's, from the moment of the fork: what hangs, hangs there.
-        return _look(open_reader(parent), native, captures, apart_s, service)
+        return _look(open_reader(parent), native, captures, apart_s, service, meanwhile)
     earlier, gil, turns = seen, reader.gil(), reader.turns()
-    wanted = (*captures, "py-spy") if native else captures
     # What judges is imported while there is nothing to do but wait.
     from hangwatch import evidence
     from hangwatch.attach.stalled import stall_between
 
-    target = evidence.Target(pid, native=native, loop_native_ids=reader.loop_native_ids())
-    collected = evidence.collect(target, wanted) if wanted else ()
-    import hangwatch.investigate  # noqa: F401
-
+    collection = evidence.Collection(evidence.Target(pid, native=native, loop_native_ids=reader.loop_native_ids()), captures)
+    _pass_the_time(meanwhile)
     between = Between(reader, earlier)
     between.rest(apart_s - (time.monotonic() - began))
+    collected = collection.gather()
     reader.refresh()
     now = settled(take(reader), reader)
     kept = garbage.evidence(reader, between.flags) or gil_evidence(reader, gil, (now.at_ns - earlier.at_ns) / 1e6)
@@ -100,7 +102,16 @@ def _look(reader: RemoteReader, native: bool, captures: tuple[str, ...], apart_s
     return conclude(stall, earlier, now, (*collected, *kept, *between.samples), service)
 
 
-def _ask(pid: int, native: bool, captures: tuple[str, ...], apart_s: float, service: str) -> Incident | None:
+def _pass_the_time(meanwhile: Callable[[], object] | None) -> None:
+    import hangwatch.investigate  # noqa: F401
+
+    if meanwhile is not None:
+        meanwhile()
+
+
+def _ask(
+    pid: int, native: bool, captures: tuple[str, ...], apart_s: float, service: str, meanwhile: Callable[[], object] | None
+) -> Incident | None:
     """What the agent inside says; None when there is none, or it does not answer while native code holds the GIL."""
     from hangwatch.attach.inside import agent_of
 
@@ -112,12 +123,9 @@ def _ask(pid: int, native: bool, captures: tuple[str, ...], apart_s: float, serv
 
         try:
             began, earlier = time.monotonic(), agent.snapshot()
-            wanted = (*captures, "py-spy") if native else captures
-            collected = (
-                evidence.collect(evidence.Target(pid, native=native, loop_native_ids=_loop_threads(earlier)), wanted) if wanted else ()
-            )
-            import hangwatch.investigate  # noqa: F401
-
+            collection = evidence.Collection(evidence.Target(pid, native=native, loop_native_ids=_loop_threads(earlier)), captures)
+            _pass_the_time(meanwhile)
+            collected = collection.gather()
             time.sleep(max(0.0, apart_s - (time.monotonic() - began)))
             now, known = agent.snapshot(), agent.stalls()
         except (OSError, ValueError, TypeError, KeyError):
@@ -201,6 +209,7 @@ def look_at_core(path: str, service: str = "") -> Incident:
     There is one moment only: a contradiction cannot be seen twice, so nothing is proved by it alone.
     """
     from hangwatch.attach.stalled import stall_between
+    from hangwatch.reading.remote.core import CoreSide, CoreSource
 
     source = CoreSource(path)
     try:
@@ -223,7 +232,7 @@ def conclude(stall: Stall | None, earlier: Snapshot | None, now: Snapshot, colle
     from hangwatch.investigate import investigate
 
     asked = stall or Stall("task", f"process:{now.pid}", now.at_ns, 1)
-    incident = investigate(asked, now, evidence=collected, earlier=earlier, service=service, host=socket.gethostname())
+    incident = investigate(asked, now, evidence=collected, earlier=earlier, service=service, host=os.uname().nodename)
     if stall is None:
         incident = dataclasses.replace(incident, findings=tuple(finding for finding in incident.findings if finding.confidence == "proved"))
     return incident

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import gc
 
 import click
 
 from hangwatch import attach as attaching
 from hangwatch.attach.target import Worker, resolve
-from hangwatch.console.options import emit, paint
-from hangwatch.console.style import safe, width_of_terminal
 from hangwatch.errors import CannotLook, HangwatchError
 from hangwatch.records import Incident, to_json
 
@@ -70,13 +68,14 @@ def command(
 
         return run(workers[0])
     if len(workers) == 1:
-        return _show(attaching.look(workers[0].pid, native=native, outside=outside), as_json)
+        return _show(attaching.look(workers[0].pid, native=native, outside=outside, meanwhile=_prepare), as_json)
     return _show_worst(workers, as_json, native, outside)
 
 
 def _enter(workers: list[Worker], what: str, by_ptrace: bool, force: bool, spool: str | None) -> int:
     """Each worker by itself: one that cannot be entered does not keep the others from it."""
     from hangwatch.attach import entry
+    from hangwatch.console.style import safe
 
     status = 0
     for worker in workers:
@@ -118,8 +117,18 @@ def _rank(incident: Incident) -> tuple[int, int]:
     return (sure.get(first.confidence, 3) if first else 4, -(first.frees if first else 0))
 
 
+def _prepare() -> None:
+    """What shows the verdict, imported before it is there."""
+    import hangwatch.console.options
+    import hangwatch.console.render  # noqa: F401
+
+
 def _show(incident: Incident, as_json: bool) -> int:
+    # All that was seen stays until the process ends, which is soon: the collector would only walk through it.
+    gc.freeze()
     if as_json:
+        import json
+
         click.echo(json.dumps(to_json(incident), ensure_ascii=False))
     else:
         _print(incident)
@@ -128,6 +137,9 @@ def _show(incident: Incident, as_json: bool) -> int:
 
 def _print(incident: Incident) -> None:
     """The page of `hangwatch show`; a short word when there is nothing to show."""
+    from hangwatch.console.options import emit, paint
+    from hangwatch.console.style import safe, width_of_terminal
+
     if incident.findings:
         from hangwatch.console.render import incident_lines
 

@@ -73,6 +73,9 @@ class Heap(Containers):
         self._of_class: dict[tuple[int, str], int] = {}
         #: Whether the function at an address is an exit (see `frames.is_exit`): ten thousand bound exits are of a few functions.
         self.exits: dict[int, bool] = {}
+        #: address of None, once the reader has found it
+        self.none = 0
+        self._truths: dict[int, bool] = {}
 
     def forget(self) -> None:
         """Drops what may have changed; classes stay, they do not move while objects of them live."""
@@ -199,6 +202,13 @@ class Heap(Containers):
         number: int = sum(digit << (30 * place) for place, (digit,) in enumerate(struct.iter_unpack("<I", raw)))
         return -number if negative else number
 
+    def truth(self, address: int) -> bool:
+        """True and False never move."""
+        known = self._truths.get(address)
+        if known is None:
+            known = self._truths[address] = bool(self.integer(address))
+        return known
+
     def floating(self, address: int) -> float:
         number: float = struct.unpack("<d", self.memory.read(address + self.layout.float_value, 8))[0]
         return number
@@ -281,6 +291,16 @@ class Heap(Containers):
         elif values:
             found.update({name: self.memory.u64(values + 8 * place) for name, place in self._key_places(keys).items()})
         return {name: value for name, value in found.items() if value}
+
+    def values(self, address: int, info: ClassInfo) -> list[int]:
+        """As `attributes`, without the names."""
+        found = [self.memory.u64(address + offset) for offset in info.members.values()] if info.members else []
+        held, values, keys = self.instance_dict(address, info)
+        if held:
+            found += [value for _, value in self.text_pairs(held)]
+        elif values:
+            found += self.memory.words(values, max(self._key_places(keys).values(), default=-1) + 1)
+        return [value for value in found if value]
 
     def instance_dict(self, address: int, info: ClassInfo) -> tuple[int, int, int]:
         """``(dict, 0, 0)``, or ``(0, values, keys)`` while the values still lie beside the object, or zeros."""

@@ -87,7 +87,7 @@ class RemoteObject:
             members = self._members(10_000)
             if self._shape() == "dict":
                 members += [key for key, _ in heap.dict_pairs(self.id, 10_000)]
-            return frozenset((*members, *heap.attributes(self.id).values()))
+            return frozenset((*members, *heap.values(self.id, self._class())))
         except _BROKEN:
             return frozenset()
 
@@ -156,7 +156,7 @@ def _bytearray(heap: Heap, address: int) -> bytes:
 
 _VALUES: Final[dict[str, Callable[[Heap, int], Plain | bytes]]] = {
     "none": lambda heap, address: None,
-    "bool": lambda heap, address: bool(heap.integer(address)),
+    "bool": Heap.truth,
     "int": Heap.integer,
     "float": Heap.floating,
     "str": Heap.text,

@@ -58,6 +58,7 @@ class RemoteReader:
             self.codes = Codes(self.heap, self.side.peer)
             self._table = TaskTable(self.heap, self.roots, executable)
             self._collecting = collecting_flag(self.heap, self.roots)
+            self.heap.none = self._none()
         except _BROKEN as error:
             raise CannotLook(
                 f"the memory of process {pid} cannot be followed: {error}", "Try once more; `hangwatch doctor PID` tells what works here."
@@ -86,6 +87,11 @@ class RemoteReader:
 
     def slice(self) -> None:
         """Nothing to do: the target runs all the time."""
+
+    def _none(self) -> int:
+        """Address of None."""
+        module = self.heap.find_in_dict(self.roots.modules, "builtins")
+        return self.heap.find_in_dict(self.memory.u64(module + self.heap.layout.module_dict), "None") if module else 0
 
     # -- threads
 
@@ -125,6 +131,7 @@ class RemoteReader:
         running = self._steadily(lambda: self._table.running(threads))
         tasks = self._chains(addresses, running, threads)
         self._threads, self._tasks = threads, self._settle(tasks, threads, before)
+        self._earlier = {}
         self._note_threads(threads)
 
     def _steadily(self, part: Callable[[], _T]) -> _T:
@@ -166,7 +173,6 @@ class RemoteReader:
     def _unmoved(self, addresses: list[int]) -> dict[int, RemoteTask]:
         """The tasks of the look before whose every word reads now as it did then: two readings that agree."""
         earlier = [self._earlier[address] for address in addresses if address in self._earlier]
-        self._earlier = {}
         return {task.id: task for task, agrees in zip(earlier, still_true(self.memory, earlier), strict=True) if agrees}
 
     def _settle(self, tasks: list[RemoteTask], threads: list[ThreadState], before: object) -> list[RemoteTask]:
@@ -174,7 +180,8 @@ class RemoteReader:
         moving = [task for task in tasks if task.moving]
         if before is not None and before == self.side.activity() and not moving:
             return tasks  # nothing in the target ran meanwhile
-        suspects = [task for task in tasks if task.moving or not task.running]
+        # Those of the look before were compared when they were taken over.
+        suspects = [task for task in tasks if (task.moving or not task.running) and self._earlier.get(task.id) is not task]
         moving = [task for task, agrees in zip(suspects, still_true(self.memory, suspects), strict=True) if task.moving or not agrees]
         gone = {id(task) for task in moving if not self._again(task, threads)}
         still = sum(task.moving for task in moving)

@@ -53,8 +53,7 @@ class RemoteTask:
     def _field(self, offset: int) -> ObjectView | None:
         """What a C field points to; None for None and for NULL."""
         address = self._fields[offset >> 3]
-        heap = self._codes.heap
-        return RemoteObject(self._codes, address) if address and heap.shape(heap.class_of(address)) != "none" else None
+        return RemoteObject(self._codes, address) if address and address != self._codes.heap.none else None
 
     def _number(self, offset: int) -> int:
         return self._fields[offset >> 3] >> (32 if offset & 4 else 0) & 0xFFFFFFFF
@@ -129,10 +128,7 @@ class RemoteTask:
 
     @property
     def loop_id(self) -> int | None:
-        try:
-            loop = self._field(self._codes.heap.layout.future_loop) if self._fields else self._attribute("_loop")
-        except (Unreadable, ValueError):
-            return None
+        loop = self._field(self._codes.heap.layout.future_loop) if self._fields else self._attribute("_loop")
         return loop.id if loop is not None else None
 
     @property
