@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -85,7 +86,7 @@ class ProcessSource:
     def _readv(self, buffer: ctypes.Array[ctypes.c_char], total: int, ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
         assert self._call is not None
         local = _IoVec(ctypes.addressof(buffer), total)
-        packed = struct.pack(f"<{2 * len(ranges)}Q", *(word for pair in ranges for word in pair))
+        packed = struct.pack(f"<{2 * len(ranges)}Q", *itertools.chain.from_iterable(ranges))
         got = self._call(self.pid, ctypes.byref(local), 1, packed, len(ranges), 0)
         return got, ctypes.get_errno() if got < 0 else 0
 
