@@ -158,7 +158,10 @@ def _acquire(look: Look) -> Sighting | None:
     if obj is None:
         return None
     if is_a(obj, "asyncio.locks.Lock"):
-        return Sighting(look.desk.known("lock", obj) or lock_primitive(obj, look.desk), "acquire")
+        primitive = look.desk.known("lock", obj) or lock_primitive(obj, look.desk)
+        # Condition.wait has let the lock go, though the ``async with condition`` around it is open.
+        again = look.index > 0 and is_a(look.chain[look.index - 1].local("self"), "asyncio.locks.Condition")
+        return Sighting(primitive, "acquire", releases=(primitive.id,) if again else ())
     if is_a(obj, "asyncio.locks.Semaphore"):
         return Sighting(look.desk.known("semaphore", obj) or semaphore_primitive(obj, look.desk), "acquire")
     return None

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from hangwatch.graph import WaitGraph
 from hangwatch.records import Finding, Frame, Primitive
 from hangwatch.rules.base import Case
-from hangwatch.rules.frames import application, is_application, is_standard, library_wait, pick, place, taken_at, where
-from hangwatch.rules.loop_thread import Doing, blocked_loops, samples, spinning
+from hangwatch.rules.frames import application, is_application, is_standard, library_wait, pick, place, spinning, taken_at, where
+from hangwatch.rules.loop_thread import Doing, blocked_loops, samples
 from hangwatch.rules.source import line_of
 from hangwatch.rules.words import because, path_sentence, primitive_name, seconds, state_sentence, waiter_name
 

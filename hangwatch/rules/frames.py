@@ -80,6 +80,17 @@ def library_wait(frames: Sequence[Frame]) -> list[Frame]:
     return [below[0], below[-1]] if len(below) > 1 else below
 
 
+def spinning(stacks: list[tuple[Frame, ...]]) -> list[Frame]:
+    """The frames that are on all stacks at the same depth, innermost first: of a loop that spins, the first is the one that does not return,
+    and what it calls is seen by chance. Empty where there is one stack only."""
+    common = []
+    for level in zip(*stacks, strict=False):
+        if len({(frame.file, frame.function) for frame in level}) > 1:
+            break
+        common.append(level[0])
+    return common[::-1] if len(stacks) > 1 else []
+
+
 def frames_of(graph: WaitGraph, waiter_id: str) -> tuple[Frame, ...]:
     """The stack of a task, a thread or a request's task; of a running task that of its loop's thread, which has its inner frames."""
     node = graph.node(waiter_id)

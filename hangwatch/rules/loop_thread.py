@@ -130,17 +130,6 @@ def samples(case: Case, doing: Doing) -> list[tuple[Frame, ...]]:
     return [stack for stack in stacks if stack and not _in_selector(stack)]
 
 
-def spinning(stacks: list[tuple[Frame, ...]]) -> list[Frame]:
-    """The frames that are on all stacks at the same depth, innermost first: of a loop that spins, the first is the one that does not return,
-    and what it calls is seen by chance. Empty where there is one stack only."""
-    common = []
-    for level in zip(*stacks, strict=False):
-        if len({(frame.file, frame.function) for frame in level}) > 1:
-            break
-        common.append(level[0])
-    return common[::-1] if len(stacks) > 1 else []
-
-
 def _as_frames(said: dict[str, Any]) -> tuple[Frame, ...]:
     """The Python frames of what a tool said: native ones lead nowhere in an editor."""
     frames = [f for f in said.get("frames") or () if isinstance(f, dict) and not f.get("native") and not is_native(str(f.get("file", "")))]
