@@ -23,6 +23,7 @@ from hangwatch.heartbeat import stacks_between
 from hangwatch.ledger import Follow, Ledger
 from hangwatch.records import Evidence, Incident, Snapshot, Stall, to_json
 from hangwatch.stacktimer import StackTimer
+from hangwatch.strays import Strays
 from hangwatch.sweep import Sweep
 from hangwatch.watchdog import Alarm
 
@@ -69,6 +70,7 @@ class Reporter:
         self._open_exporters = open_exporters
         self._queue: queue.SimpleQueue[Alarm | str | None] = queue.SimpleQueue()
         self._sweep = Sweep(config, ledger)
+        self._strays = Strays(config, ledger)
         self._last_requests: list[dict[str, Any]] = []
         self._dull_rounds = 0
         self._next_round_ns = 0
@@ -114,6 +116,8 @@ class Reporter:
             self._guarded(partial(self.book.close_what_is_over, item if isinstance(item, str) else ""))
             if self._sweep.wanted() and time.monotonic_ns() >= self._sweep.due_ns:
                 self._guarded(lambda: self.pending.extend(self._sweep.look(time.monotonic_ns())))
+            if self._strays.wanted() and time.monotonic_ns() >= self._strays.due_ns:
+                self._guarded(self._look_for_strays)
             if self.pending:
                 self._guarded(self._round)
             self._guarded(self._again)
@@ -127,9 +131,17 @@ class Reporter:
         if self.pending:
             return max(0.01, (self._next_round_ns - time.monotonic_ns()) / 1e9)
         rest_s = worker.EVERY_S
-        if self._sweep.wanted():
-            rest_s = max(0.01, min(rest_s, (self._sweep.due_ns - time.monotonic_ns()) / 1e9))
+        for looker in (self._sweep, self._strays):
+            if looker.wanted():
+                rest_s = max(0.01, min(rest_s, (looker.due_ns - time.monotonic_ns()) / 1e9))
         return min(0.25, rest_s) if self.book.open() else rest_s
+
+    def _look_for_strays(self) -> None:
+        new, gone = self._strays.look(time.monotonic_ns())
+        for stall in new:
+            self._handle(Alarm(stall))
+        for subject_id in gone:
+            self.book.close_what_is_over(subject_id)
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:

@@ -76,6 +76,8 @@ class Watchdog:
         #: (when, how much) this thread came late, the latest.
         self._late: deque[tuple[int, int]] = deque(maxlen=64)
         self._fired = False
+        self._ended_ns = 0
+        self._end_told = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -124,6 +126,7 @@ class Watchdog:
         self._look_at_loops(now_ns)
         self._look_at_phases(now_ns)
         self._look_at_requests(now_ns)
+        self._look_at_the_end(now_ns)
         if self.timer is not None:
             self._beat_timer(self.timer, gap_ns)
         if self._each_tick is not None:
@@ -249,6 +252,17 @@ class Watchdog:
             self._recovered(pulse.mark.id)
 
     # start-up and shutdown
+
+    def _look_at_the_end(self, now_ns: int) -> None:
+        """The main program is through, and the process stays for its other threads: by then no loop and no server is left to tell of it."""
+        # Set when the interpreter begins to wait for its threads. Asking the main thread would take a lock that the interpreter takes then.
+        if not getattr(threading, "_SHUTTING_DOWN", False):
+            return
+        self._ended_ns = self._ended_ns or now_ns
+        limit_ns = self._phase_limit_ns("shutdown")
+        if limit_ns is not None and not self._end_told and now_ns - self._ended_ns >= limit_ns:
+            self._end_told = True
+            self._report(Alarm(Stall("shutdown", f"process:{os.getpid()}", self._ended_ns, limit_ns)))
 
     def _look_at_phases(self, now_ns: int) -> None:
         for key, mark in list(self.ledger.loops.items()):

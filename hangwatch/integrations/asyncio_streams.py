@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hangwatch.integrations import executors
 from hangwatch.integrations.base import Desk, Look, Sighting, Spot
 from hangwatch.reading.view import ObjectView, is_a, length, number, plain
 from hangwatch.records import FOREVER, Plain, Primitive
@@ -197,9 +198,9 @@ def _executor_shutdown(look: Look) -> Sighting | None:
     if executor is None:
         return None
     state: dict[str, Plain] = {"threads": length(executor, "_threads")}
-    return Sighting(
-        Primitive(look.desk.id_of("executor", executor), "executor", "the default thread pool to finish", NAME, state), "shutdown"
-    )
+    busy = tuple(f"thread:{native_id}" for native_id in executors.busy_in(executor, look.desk))
+    label = "the default thread pool to finish"
+    return Sighting(Primitive(look.desk.id_of("executor", executor), "executor", label, NAME, state, holders=busy), "shutdown")
 
 
 _READS = ("read", "readline", "readuntil", "readexactly", "_wait_for_data")

@@ -161,6 +161,13 @@ class Workers:
             pool.executor = pool.executor or parts[0].attr("target")
 
 
+def busy_in(executor: ObjectView, desk: Desk) -> list[int]:
+    """Native ids of the threads of this pool that run a job."""
+    pools = [pool for pool in workers(desk).pools.values() if pool.executor is not None and pool.executor.id == executor.id]
+    running = {thread.native_id for thread in workers(desk).running.values()}
+    return [thread.native_id for pool in pools for thread in pool.threads if thread.native_id in running]
+
+
 def workers(desk: Desk) -> Workers:
     found = desk.memo.get(__name__)
     if not isinstance(found, Workers):

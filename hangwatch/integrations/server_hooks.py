@@ -84,6 +84,8 @@ def _closing(module: ModuleType, patcher: Patcher, ledger: Ledger) -> None:
         return wait_closed
 
     patcher.wrap(module.Server, "wait_closed", make)
+    # The end of asyncio.run(): jobs in threads are waited for, however long they take.
+    patcher.wrap(module.BaseEventLoop, "shutdown_default_executor", lambda original: _during(original, "shutdown", ledger))
 
 
 def _threaded(module: ModuleType, owner: str, method: str, patcher: Patcher, ledger: Ledger) -> None:

@@ -107,6 +107,18 @@ def _join(look: Look) -> Sighting | None:
     )
 
 
+def _end_of_main(look: Look) -> Sighting | None:
+    """The main program is through; the interpreter waits for every thread that is no daemon."""
+    module = look.desk.reader.module("threading")
+    active = module.attr("_active") if module is not None else None
+    kept = [thread for _, thread in (active.pairs() if active is not None else ()) if plain(thread, "_daemonic") is False]
+    holders = tuple(h for thread in kept for h in thread_of(number(thread, "_ident"), look.desk) if h != look.waiter_id)
+    label = "the threads that are no daemons to end"
+    return Sighting(
+        Primitive(f"thread:end:{look.waiter_id}", "thread", label, NAME, {"threads": len(holders)}, holders=holders), "shutdown"
+    )
+
+
 def _queue(look: Look) -> Sighting | None:
     queue = look.frame.local("self")
     if queue is None or not is_a(queue, "queue.Queue"):
@@ -271,6 +283,7 @@ WAITS = (
     Spot(_THREADING, "wait", _threading_wait, target="threading:Condition.wait"),
     Spot(_THREADING, "acquire", _semaphore, target="threading:Semaphore.acquire"),
     Spot(_THREADING, "join", _join, target="threading:Thread.join"),
+    Spot(_THREADING, "_shutdown", _end_of_main, target="threading:_shutdown"),
     Spot(_QUEUE, "get", _queue, target="queue:Queue.get"),
     Spot(_QUEUE, "put", _queue, target="queue:Queue.put"),
     Spot(_QUEUE, "join", _queue, target="queue:Queue.join"),

@@ -22,7 +22,7 @@ def check(case: Case) -> Iterator[Finding]:
             case,
             "stuck-shutdown",
             "The server was told to stop and has not ended",
-            _holding(case, [t.id for t in stopping]),
+            _holding(case, [*(t.id for t in stopping), *_ending(case)]),
             first,
             _ADVICE,
         )
@@ -59,9 +59,19 @@ def _is_servers_stop(task: Task) -> bool:
     return inner is not None and not is_application(inner.file) and inner.function.split(".")[-1] in _SERVER
 
 
+def _ending(case: Case) -> list[str]:
+    """Threads in which the interpreter itself ends: the main program is through, and other threads are waited for."""
+    return [
+        thread.id
+        for thread in case.snapshot.threads
+        if any(is_standard(frame.file) and frame.function.split(".")[-1] in ("_shutdown", "_python_exit") for frame in thread.frames)
+    ]
+
+
 def _holding(case: Case, stopping: list[str]) -> list[str]:
     """The tasks that the server may be waiting for: of requests first, then others of the application; its own stop last."""
     requests = [t.id for t in case.snapshot.tasks if case.graph.request_of(t.id) is not None]
+    keeping = [h for s in stopping for p in case.graph.waits_of(s) for h in case.graph.live_holders(p)]
     other = [t.id for t in case.snapshot.tasks if (frame := innermost(t.frames)) is not None and is_application(frame.file)]
-    found = [i for i in dict.fromkeys([*requests, *other]) if i not in stopping]
+    found = [i for i in dict.fromkeys([*requests, *keeping, *other]) if i not in stopping]
     return [*found[:10], *stopping]
