@@ -1,3 +1,5 @@
+import dataclasses
+
 from hangwatch.graph import WaitGraph
 from hangwatch.records import Hold
 from tests.cases import LOOP, LOOP_THREAD, Scene
@@ -145,3 +147,19 @@ def test_five_thousand_waiters_of_one_lock_whose_holder_waits_for_the_last():
     assert found.knots() == [frozenset({holder, last})]
     assert len(found.deadlocked()) == 5002
     assert Hold(lock) in found.tasks[holder].holds
+
+
+def test_a_job_that_one_of_two_blocked_loops_must_begin_is_held_by_both():
+    scene = Scene()
+    unbegun = scene.primitive("job", "a coroutine given to a loop", state={"state": "PENDING"}, ready=False)
+    other = scene.thread("device-loop", ["app.py:on_device:20", "threading.py:wait"], unbegun)
+    running = scene.task("on_device", ["app.py:on_device:20"], state="running")
+    promised = scene.primitive("job", "a coroutine given to a loop", state={"state": "PENDING"}, ready=False, holders=(running,))
+    mine = scene.loop_thread(["asyncio/base_events.py:_run_once", "app.py:send:25", "threading.py:wait"], promised)
+    snapshot = scene.snapshot()
+    loops = (*snapshot.loops, dataclasses.replace(snapshot.loops[0], id="loop:b0", thread_id=other, asleep=False))
+    tasks = tuple(dataclasses.replace(task, loop_id="loop:b0") if task.id == running else task for task in snapshot.tasks)
+    found = WaitGraph(dataclasses.replace(snapshot, loops=loops, tasks=tasks))
+    assert set(found.holders(unbegun)) == {mine, other}
+    assert {mine, other, running} <= found.deadlocked()
+    assert not found.fully_known(unbegun)

@@ -2,9 +2,9 @@ import json
 import types
 
 from hangwatch import investigate as module
-from hangwatch.investigate import investigate
+from hangwatch.investigate import investigate, judge
 from hangwatch.records import Incident, from_json, to_json
-from tests.cases import NOW, S, Scene
+from tests.cases import NOW, S, Scene, blocked_case
 
 
 def incident(scene, subject="", **fields):
@@ -110,3 +110,14 @@ def test_a_rule_that_fails_costs_nobody_elses_finding(monkeypatch):
     found = incident(leak(1))
     assert found.findings[0].cause == "pool-exhausted"
     assert "The rule broken failed: RuntimeError: oops" in found.snapshot.gaps
+
+
+def test_a_loop_that_stands_still_is_told_before_the_peer_that_its_lock_waits_for():
+    scene = Scene()
+    lock, peer = scene.primitive("thread-lock", "threading.RLock", ready=False), scene.primitive("peer", "10.0.0.9:25")
+    scene.thread("mailer", ["app.py:mail:17", "socket.py:SocketIO.readinto"], peer, [lock])
+    scene.request("GET", "/cart", ["app.py:cart:23"], state="running")
+    scene.loop_thread(["asyncio/base_events.py:_run_once", "app.py:cart:23", "threading.py:acquire"], lock)
+    findings, _ = judge(blocked_case(scene))
+    assert findings[0].cause == "blocked-loop-lock"
+    assert "silent-peer" in {finding.cause for finding in findings[1:]}

@@ -113,3 +113,26 @@ def test_a_start_that_stands_still_comes_first():
     starting = Task("task:1", "Task-1", "loop:1", "parked", (Frame("/x/uvicorn/server.py", 80, "Server.startup"),), "lock:1")
     stall = stall_between(look(1, task=starting), look(301, task=starting))
     assert stall is not None and (stall.kind, stall.subject_id) == ("startup", "task:1")
+
+
+def pooled(**fields):
+    settings = {"ready": False, "capacity": 2, "in_use": 2, "state": {"out with the living": 0}, **fields}
+    pool = Primitive("lock:1", "pool", "QueuePool(2)", "sqlalchemy", **settings)
+    wait = Wait("task:1", "lock:1", "get", deadline_ns=10**12)
+    before, now = (replace(look(at), primitives=(pool,), waits=(wait,)) for at in (1, 301))
+    return stall_between(before, now)
+
+
+def test_a_time_limit_does_not_excuse_a_pool_that_nobody_alive_has():
+    assert pooled() is not None
+
+
+def test_twin_a_pool_that_is_in_use_will_come_back_within_the_limit():
+    assert pooled(state={"out with the living": 2}) is None
+
+
+@pytest.mark.parametrize(("attempts", "stuck"), [(1, False), (9, True)])
+def test_a_sleep_between_attempts_is_healthy_until_many_have_failed(attempts, stuck):
+    timer = Primitive("lock:1", "timer", "the next attempt", "tenacity", {"attempts": attempts}, ready=False)
+    before, now = (replace(look(at), primitives=(timer,)) for at in (1, 301))
+    assert (stall_between(before, now) is not None) is stuck

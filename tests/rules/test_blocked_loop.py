@@ -6,7 +6,7 @@ import pytest
 
 from hangwatch.records import Evidence
 from hangwatch.rules import RULES, blocked_loop_cpu, blocked_loop_io, blocked_loop_lock, cpu_starved, gc_pause, gil_held
-from tests.cases import LOOP_THREAD, NOW, Scene, blocked_case
+from tests.cases import LOOP_THREAD, NOW, Scene, blocked_case, frame
 
 LOOP_RULES = (blocked_loop_cpu, blocked_loop_io, blocked_loop_lock, cpu_starved, gc_pause, gil_held)
 RUNNING = ["asyncio/base_events.py:BaseEventLoop._run_once", "starlette/routing.py:app", "app.py:export:23"]
@@ -144,3 +144,36 @@ def test_every_rule_of_the_tuple_stays_silent_on_an_empty_process():
     scene.request("GET", "/quick", ["app.py:quick"], since_ns=NOW - 1)
     case = dataclasses.replace(scene.case(), evidence=())
     assert [finding for rule in RULES for finding in rule.check(case)] == []
+
+
+def sampled(*inner):
+    """Looks at the stack of the loop's thread, each with other frames below the one that does not return."""
+    below = [*RUNNING[:1], "starlette/responses.py:stream_response:258"]
+    stacks = [[dataclasses.asdict(frame(place)) for place in (*below, *places)] for places in inner]
+    return Evidence("samples", data={"threads": [{"native_id": 1, "stacks": stacks}]})
+
+
+def test_of_a_loop_that_spins_the_function_that_does_not_return_is_told_and_not_what_it_calls():
+    logger = ["starlette/middleware/errors.py:_send", "uvicorn/protocols/http/h11_impl.py:send", "logging/__init__.py:log"]
+    witness = sampled(logger, logger[:2], logger[:1], ["app.py:frames:16"], logger)
+    found = blocked([*RUNNING[:1], "starlette/responses.py:stream_response:258", *logger], share=0.97, evidence=[witness])
+    finding = found["blocked-loop-cpu"]
+    assert [frame.function for frame in finding.culprit[:2]] == ["frames", "stream_response"]
+    assert "stream_response" in finding.title
+
+
+def test_what_all_looks_share_comes_before_where_one_of_them_happened_to_be():
+    scene = Scene()
+    stacks = [[dataclasses.asdict(frame(p)) for p in (*RUNNING, f"app.py:{helper}:9")] for helper in ("score", "weigh", "clean")]
+    witness = Evidence("samples", data={"threads": [{"native_id": 1, "stacks": stacks}]})
+    found = blocked([*RUNNING, "app.py:score:9"], share=0.97, evidence=[witness], scene=scene)
+    assert found["blocked-loop-cpu"].culprit[0].function == "export"
+
+
+def test_who_keeps_the_loops_lock_is_told_with_what_keeps_him():
+    scene = Scene()
+    lock = scene.primitive("thread-lock", "threading.RLock", state={"locked": True}, ready=False)
+    peer = scene.primitive("peer", "10.0.0.9:25")
+    scene.thread("mailer", ["app.py:mail:17", "socket.py:SocketIO.readinto"], peer, [lock])
+    found = blocked([*RUNNING, "threading.py:acquire"], lock, scene=scene)
+    assert any("mailer" in line and "10.0.0.9:25" in line for line in found["blocked-loop-lock"].because)

@@ -97,3 +97,30 @@ def pipelined(setters=()):
 def test_twin_somebody_alive_could_set_it():
     scene, _ = pipelined(setters=("task:77",))
     assert list(deadlock.check(scene.case())) == []
+
+
+def with_child(**state):
+    scene = Scene()
+    child = scene.primitive("process", "process 77", state={"pid": 77, **state})
+    scene.request("POST", "/dump", ["app.py:dump:14", "asyncio/subprocess.py:wait"], child)
+    return list(deadlock.check(scene.case()))
+
+
+def test_a_child_whose_output_nobody_reads_cannot_end():
+    (finding,) = with_child(**{"stdout unread": 131_072})
+    assert finding.title == "POST /dump waits for process 77 to end, and it cannot: nobody reads its stdout, which is full"
+    assert finding.culprit[0].function == "dump"
+    assert "communicate()" in finding.advice
+
+
+def test_twin_a_child_that_is_read_or_says_nothing():
+    assert with_child() == []
+
+
+def test_a_lock_taken_twice_by_one_task():
+    scene = Scene()
+    lock = scene.lock("asyncio.Lock journal")
+    scene.request("POST", "/journal", ["app.py:append:17", "app.py:flush:22", "asyncio/locks.py:acquire"], lock, [lock])
+    (finding,) = deadlock.check(scene.case())
+    assert finding.title == "POST /journal waits for asyncio.Lock journal, which only itself could end"
+    assert finding.confidence == "proved"

@@ -46,3 +46,30 @@ def test_twin_a_request_within_its_limit():
         scene.change(request, since_ns=NOW - S)
     case = scene.case(scene.task("other", ["app.py:other"]), kind="task")
     assert list(silent_peer.check(case)) == []
+
+
+def test_twin_a_background_task_that_nobody_waits_for_may_be_idle():
+    scene = Scene()
+    consumer = scene.task("consumer", ["app.py:consume:8", "asyncio/streams.py:read"], scene.primitive("peer", "10.0.0.7:4222"))
+    (finding,) = silent_peer.check(scene.case(consumer, kind="task"))
+    assert finding.confidence == "suspected"
+
+
+def retrying(attempts):
+    scene = Scene()
+    state = {"attempts": attempts, "function": "load", "file": "/srv/shop/app.py", "line": 14}
+    timer = scene.primitive("timer", "the next attempt of load()", state=state)
+    scene.request(
+        "GET", "/profiles/{user}", ["app.py:profile:22", "tenacity/asyncio/__init__.py:__call__", "asyncio/tasks.py:sleep"], timer
+    )
+    return list(silent_peer.check(scene.case()))
+
+
+def test_what_fails_again_and_again_is_told_with_its_attempts():
+    (finding,) = retrying(17)
+    assert finding.title == "GET /profiles/{user} sleeps until the next attempt of load(): 17 have failed"
+    assert [frame.function for frame in finding.culprit[:2]] == ["load", "profile"]
+
+
+def test_twin_the_first_attempts_are_what_retries_are_for():
+    assert retrying(2) == []
