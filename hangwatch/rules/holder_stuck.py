@@ -81,8 +81,14 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...], holders
         ),
         subjects=(*waiters[:20], primitive.id, *path),
         confidence="suspected" if unsure else "likely",
-        advice=f"Do not wait for {primitive_name(end)} without a time limit while others wait for {primitive_name(primitive)}."
-        if end is not None
-        else "Open the holder's frames: it is what everybody waits for.",
+        advice=_advice(primitive, end, name),
         frees=graph.frees(primitive.id),
     )
+
+
+def _advice(primitive: Primitive, end: Primitive | None, holder: str) -> str:
+    if end is None:
+        return "Open the holder's frames: it is what everybody waits for."
+    if primitive.kind in ("group", "gather", "task") and end.kind in ("timer", "event", "queue-get"):
+        return f"If {holder} is one that never ends by itself (a heartbeat, a watcher), cancel it when the work is done: whoever waits for all waits for it too."
+    return f"Do not wait for {primitive_name(end)} without a time limit while others wait for {primitive_name(primitive)}."

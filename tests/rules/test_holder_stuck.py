@@ -52,3 +52,13 @@ def test_a_thread_that_waits_for_a_child_process():
     (finding,) = holder_stuck.check(scene.case())
     assert finding.confidence == "likely"
     assert finding.culprit[0].function == "render_in_child"
+
+
+def test_a_child_that_never_ends_is_to_be_cancelled():
+    scene = Scene()
+    child = scene.task("heartbeat", ["app.py:heartbeat:15", "asyncio/tasks.py:sleep"], scene.primitive("timer", "asyncio.sleep"))
+    group = scene.primitive("group", "asyncio.TaskGroup", holders=(child,))
+    scene.request("POST", "/jobs", ["app.py:run_job:24", "asyncio/taskgroups.py:__aexit__"], group)
+    (finding,) = holder_stuck.check(scene.case())
+    assert finding.confidence == "suspected"
+    assert "task 'heartbeat'" in finding.advice and "cancel it" in finding.advice
