@@ -70,6 +70,8 @@ def _facts(case: Case, waiter_id: str, primitive_id: str) -> list[str]:
 
 def _advice(primitives: list[Primitive], cycle: tuple[str, ...]) -> str:
     kinds = {primitive.kind for primitive in primitives}
+    if len(cycle) == 2 and kinds & {"lock", "thread-lock"}:
+        return "This lock cannot be taken a second time by who has it: take it once, and let the inner function expect that it is held."
     if any(node.startswith("loop:") for node in cycle) or ({"thread-lock", "thread-queue", "thread-event"} & kinds and "loop" in kinds):
         return "Never block the event loop's thread on something that needs the loop: await it, or move the blocking call to a thread."
     if kinds & {"limiter", "executor", "job"}:

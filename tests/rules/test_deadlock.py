@@ -123,4 +123,5 @@ def test_a_lock_taken_twice_by_one_task():
     scene.request("POST", "/journal", ["app.py:append:17", "app.py:flush:22", "asyncio/locks.py:acquire"], lock, [lock])
     (finding,) = deadlock.check(scene.case())
     assert finding.title == "POST /journal waits for asyncio.Lock journal, which only itself could end"
+    assert "a second time" in finding.advice
     assert finding.confidence == "proved"
