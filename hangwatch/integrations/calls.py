@@ -17,7 +17,7 @@ _PEER = re.compile(r"\b(?:tcp|udp)6? (\S+:\d+)")
 
 
 def in_a_call(thread: ThreadView) -> Sighting | None:
-    """``peer`` when the call is on a socket whose other side is known, else ``file``. None for a thread that runs or waits for a lock."""
+    """``peer`` when the call is on a socket whose other side is known, ``timer`` when it sleeps, else ``file``. None for a thread that runs or waits for a lock."""
     text = thread.syscall
     name = (text or "").partition(" ")[0]
     if text is None or name not in _LAST:
@@ -26,4 +26,6 @@ def in_a_call(thread: ThreadView) -> Sighting | None:
     peer = _PEER.search(text)
     if peer is not None:
         return Sighting(Primitive(f"peer:{thread.native_id}", "peer", f"the peer {peer[1]}", "kernel", {**state, "address": peer[1]}), name)
-    return Sighting(Primitive(f"file:{thread.native_id}", "file", f"the system call {text}", "kernel", state), name)
+    if name.endswith("nanosleep"):
+        return Sighting(Primitive(f"timer:{thread.native_id}", "timer", f"the timer of {name} in C code", "kernel", state), name)
+    return Sighting(Primitive(f"file:{thread.native_id}", "file", f"the file of the system call {text}", "kernel", state), name)

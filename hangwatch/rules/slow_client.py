@@ -52,8 +52,8 @@ def _finding(case: Case, primitive: Primitive, waiters: tuple[str, ...]) -> Find
             state_sentence(primitive),
         ),
         culprit=pick(
-            where(graph, waiters),
             *[taken_at(graph, waiters, p) for p in held],
+            where(graph, waiters),
             waits_in(graph, waiters[:2]),
             where(graph, waiters, depth=2),
         ),

@@ -13,19 +13,16 @@ from hangwatch.rules.lifecycle import finding, frames_with, tasks_with
 _SERVER = ("shutdown", "_wait_tasks_to_complete", "wait_closed", "worker_serve", "_shutdown", "stop", "cleanup")
 _ADVICE = "Have the server close its connections and end its streams before it waits for them (newer releases do), and set a limit for a graceful stop."
 
+_OF_THREADS = "Tell the thread to stop and join it at shutdown, or make it a daemon; a job that was handed to a pool must end before the interpreter can."
+
 
 def check(case: Case) -> Iterator[Finding]:
     if case.stall.kind == "shutdown":
         stopping = tasks_with(case, *_SERVER)
         first = sorted(frames_with(stopping, *_SERVER), key=lambda frame: is_standard(frame.file))
-        yield finding(
-            case,
-            "stuck-shutdown",
-            "The server was told to stop and has not ended",
-            _holding(case, [*(t.id for t in stopping), *_ending(case)]),
-            first,
-            _ADVICE,
-        )
+        holding = _holding(case, [*(t.id for t in stopping), *_ending(case)])
+        advice = _OF_THREADS if holding and holding[0] in case.graph.threads else _ADVICE
+        yield finding(case, "stuck-shutdown", "The server was told to stop and has not ended", holding, first, advice)
         return
     yield from _on_the_way(case)
     for primitive, _ in case.waiting_on("server-close"):

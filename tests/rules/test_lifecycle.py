@@ -74,3 +74,14 @@ def test_twin_nobody_stops():
     main = next(task for task in scene.tasks.values() if task.name == "main")
     scene.change(main.id, frames=main.frames[:1])
     assert list(stuck_shutdown.check(scene.case())) == []
+
+
+def test_the_main_program_is_through_and_a_thread_keeps_the_process():
+    scene = Scene()
+    poller = scene.thread("meter-poller", ["threading.py:run", "app.py:poll:13"], scene.primitive("timer", "time.sleep"))
+    threads = scene.primitive("thread", "the threads that are no daemons to end", holders=(poller,))
+    scene.loop_thread(["threading.py:_shutdown"], threads)
+    (finding,) = stuck_shutdown.check(scene.case("process:4242", kind="shutdown"))
+    assert "thread 'meter-poller' waits in poll()" in finding.title
+    assert finding.culprit[0].function == "poll"
+    assert "daemon" in finding.advice
