@@ -152,6 +152,7 @@ class Agent:
 
         timer = StackTimer(self.config.loop_after, None)
         timer.watch_for_others(self.patcher)
+        self.ledger.on_collection = timer.beat_if_late
         return timer
 
     def _open_store(self) -> Store:
@@ -182,7 +183,7 @@ class Agent:
     def uninstall(self) -> list[str]:
         """Returns what could not be put back, as someone else has wrapped it since."""
         stayed = self.patcher.restore_all()
-        self.ledger.on_loop = self.ledger.on_server = None
+        self.ledger.on_loop = self.ledger.on_server = self.ledger.on_collection = None
         if self._note_collection in gc.callbacks:
             gc.callbacks.remove(self._note_collection)
         self.stop()

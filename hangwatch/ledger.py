@@ -79,6 +79,8 @@ class Ledger:
         self.on_loop: Callable[[LoopMark], None] | None = None
         #: Called when a server begins that has a thread for each connection, and perhaps no loop.
         self.on_server: Callable[[], None] | None = None
+        #: Called with the time (ns) when a collection of more than the youngest objects begins or ends; cheap, never raises, takes no lock.
+        self.on_collection: Callable[[int], None] | None = None
         #: Tasks that were destroyed while they were pending: when, which, and where they were.
         self.lost: deque[tuple[int, str, str, int, str]] = deque(maxlen=64)
         #: Connection object -> (method, route, when) of a response whose end its client cannot see.
@@ -130,12 +132,15 @@ class Ledger:
         def note_collection(phase: str, info: dict[str, int]) -> None:
             if info["generation"] == 0:
                 return
+            at_ns = now()
+            if self.on_collection is not None:
+                self.on_collection(at_ns)
             if phase == "start":
-                self.collecting_ns = now()
+                self.collecting_ns = at_ns
                 return
             begun, self.collecting_ns = self.collecting_ns, 0
-            if begun and now() - begun >= 20_000_000:
-                pauses.append((now(), now() - begun))
+            if begun and at_ns - begun >= 20_000_000:
+                pauses.append((at_ns, at_ns - begun))
 
         return note_collection
 

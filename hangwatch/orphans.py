@@ -1,7 +1,8 @@
 """Finishes what a worker could not: one that was killed, or one that cannot run any Python because native code holds its GIL.
 
 Both leave ``faulthandler.txt`` in their folder of the spool, written by a C thread that needs no GIL, and ``worker.json`` with what the
-process is. From these, and from what can still be seen of a live process, comes the incident that the worker would have written.
+process is. One that is let run for moments only (between two garbage collections) has noted it in ``silence.json``. From these, and from
+what can still be seen of a live process, comes the incident that the worker would have written.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hangwatch import evidence, lifesign
+from hangwatch import evidence, lifesign, silence
 from hangwatch.evidence import faulthandler
 from hangwatch.investigate import investigate
 from hangwatch.kernel import procfs
@@ -25,8 +27,11 @@ from hangwatch.worker import EVERY_S, SAME_S, TOLD
 
 #: A worker that still writes its `worker.json` can run Python: what it finds it tells itself.
 SILENT_S = EVERY_S * 1.75
+#: What a worker has noted and not told for this long it cannot tell: its reporter needs some 0.3 s where it may run.
+UNTOLD_S = 2.5
 #: A folder without worker.json is one that is just being made, or one of a worker killed at its very start.
 NAMELESS_S = 60.0
+_NEVER_S = float("inf")
 
 
 def finish(store: Store, *, live: bool = True, now: float | None = None, ended: list[Incident] | None = None) -> list[Incident]:
@@ -74,7 +79,7 @@ def _follow(store: Store, folder: Path, incident: Incident | None, now: float) -
     mark = folder / TOLD
     if incident is not None:
         mark.write_text(incident.id)
-    elif mark.exists() and not (folder / "faulthandler.txt").stat().st_size:
+    elif mark.exists() and not (folder / "faulthandler.txt").stat().st_size and silence.read(folder) is None:
         known = store.load(mark.read_text())
         mark.unlink()
         if known.closed_at is None:
@@ -91,20 +96,23 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 def _of_worker(store: Store, folder: Path, facts: dict[str, Any], alive: bool, now: float) -> Incident | None:
     pid = int(facts.get("pid") or 0)
-    dump = faulthandler.read(folder / "faulthandler.txt", 0)
-    written_at = float(dump.data.get("written_at") or 0)
+    dump, note = faulthandler.read(folder / "faulthandler.txt", 0), silence.read(folder)
     beat_at = float(facts.get("beat_at") or 0)
-    if dump.error or not written_at or (alive and now - beat_at < SILENT_S):
+    written_at = 0.0 if dump.error or (alive and now - beat_at < SILENT_S) else float(dump.data.get("written_at") or 0)
+    if note is not None and alive and now - note["noted_at"] < UNTOLD_S:
+        note = None
+    if not written_at and note is None:
         return None
     limit_s = float(facts.get("config", {}).get("loop_after") or 0.5)
-    opened_at = written_at - max(limit_s, LEAST_S)  # when the silence began that made the C timer fire
+    # When the silence began that made the C timer fire, or the one that was noted.
+    fired_at = written_at - max(limit_s, LEAST_S) if written_at else _NEVER_S
+    opened_at = min(fired_at, note["begun_at"] if note is not None else _NEVER_S)
     if _told(store, facts, opened_at):
         return None
-    end_at = now if alive else max(beat_at, written_at)
+    end_at = now if alive else max(beat_at, written_at, note["noted_at"] if note is not None else 0.0)
     age_ns, limit_ns = int((end_at - opened_at) * 1e9), int(limit_s * 1e9)
-    snapshot = _snapshot(facts, dump, alive, end_at, age_ns)
-    late = Evidence("watchdog", data={"late_ms": round((end_at - written_at) * 1e3)}, text="The worker's own watchdog wrote nothing.")
-    found = [dump, late] if alive else [dump]
+    snapshot = _snapshot(facts, dump.data["threads"] if written_at else note["threads"] if note else (), alive, end_at, age_ns)
+    found = [*([dump] if written_at else []), *_of_watchdog(note, end_at - written_at if alive else None)]
     if alive:
         target = evidence.Target(pid, native=True, loop_native_ids=tuple(loop["thread_native_id"] for loop in facts.get("loops", ())))
         found += evidence.collect(target, ("py-spy", "process", "sockets"), deadline_s=4.0)
@@ -113,6 +121,15 @@ def _of_worker(store: Store, folder: Path, facts: dict[str, Any], alive: bool, n
     service, host = str(facts.get("service") or "") or _program(facts), str(facts.get("host") or "")
     incident = investigate(stall, snapshot, evidence=found, service=service, host=host, opened_at=opened_at)
     return incident if alive else dataclasses.replace(incident, closed_at=end_at)
+
+
+def _of_watchdog(note: dict[str, Any] | None, late_s: float | None) -> Iterator[Evidence]:
+    """What it noted; else, of a live worker, that it has been silent since its timer fired (``late_s``)."""
+    if note is not None:
+        text = f"Its watchdog could not run for {note['late_ms']} ms ({note['silences']} times), and has not been able to tell it since."
+        yield Evidence("watchdog", data=note, text=text)
+    elif late_s is not None:
+        yield Evidence("watchdog", data={"late_ms": round(late_s * 1e3)}, text="The worker's own watchdog wrote nothing.")
 
 
 def _is_of(known: Incident, facts: dict[str, Any]) -> bool:
@@ -130,12 +147,12 @@ def _told(store: Store, facts: dict[str, Any], opened_at: float) -> bool:
     )
 
 
-def _snapshot(facts: dict[str, Any], dump: Evidence, alive: bool, end_at: float, age_ns: int) -> Snapshot:
+def _snapshot(facts: dict[str, Any], seen: Iterable[dict[str, Any]], alive: bool, end_at: float, age_ns: int) -> Snapshot:
     """Monotonic times are counted from the end: a dead process' clock cannot be read. Tasks are not known."""
     pid = int(facts.get("pid") or 0)
     known = {loop.get("thread_ident"): loop for loop in facts.get("loops", ())}
     threads, loops = [], []
-    for said in dump.data.get("threads", ()):
+    for said in seen:
         loop = known.get(said["ident"])
         native_id = int((loop or said).get("thread_native_id") or said.get("native_id") or 0)
         thread_id = f"thread:{native_id or said['ident']}"

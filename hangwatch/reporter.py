@@ -6,6 +6,7 @@ the import lock.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import queue
@@ -22,6 +23,7 @@ from hangwatch.config import Config
 from hangwatch.heartbeat import stacks_between
 from hangwatch.ledger import Follow, Ledger
 from hangwatch.records import Evidence, Incident, Snapshot, Stall, to_json
+from hangwatch.silence import SilenceNote
 from hangwatch.stacktimer import StackTimer
 from hangwatch.strays import Strays
 from hangwatch.sweep import Sweep
@@ -65,6 +67,7 @@ class Reporter:
         self.folder: Path | None = None
         self.book = Casebook(config, ledger, self._fault)
         self.pending: list[Follow] = []
+        self.note: SilenceNote | None = None
         self._open_store = open_store
         self._finish_orphans = finish_orphans
         self._open_exporters = open_exporters
@@ -85,6 +88,8 @@ class Reporter:
         self._thread.start()
 
     def report(self, alarm: Alarm) -> None:
+        if alarm.over and self.note is not None:
+            self.note.put(_at(alarm.stall.since_ns), alarm.evidence[0].data)
         if self._queue.qsize() >= MAX_ALARMS:
             self.ledger.drop("alarms")
             return
@@ -178,6 +183,8 @@ class Reporter:
             self.book.store = self._open_store()
             self.folder = self.book.store.files_dir(os.getpid())
             worker.write(self.folder, worker.facts(self.config, self.ledger, self.started_at, []))
+            with contextlib.suppress(OSError):
+                self.note = SilenceNote(self.folder)
         except Exception as error:
             _say(f"nothing can be kept in {self.config.spool} ({error}); stalls are still watched for and exported")
             self.ledger.drop("spool")
@@ -208,6 +215,8 @@ class Reporter:
         known = self._tell(alarm.stall, second, None if alarm.over else first, evidence, 1)
         if alarm.over:
             self.book.close(known)
+            if self.note is not None and known.stored:
+                self.note.clear()
 
     def _answers(self, alarm: Alarm) -> bool:
         """The probe: only now, as waking a loop heals what we look for. True when the loop came round at once."""

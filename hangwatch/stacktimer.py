@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ FILE_NAME: Final = "faulthandler.txt"
 #: is not while Python runs: a dump that fired on a busy machine, where the watchdog had merely not got a CPU for half a second, has
 #: crashed CPython 3.11. Shorter silences are told from the stacks at their end.
 LEAST_S: Final = 2.0
+#: Beats this late are the collector's doing, or a busy machine's: whoever runs then arms the timer anew, as Python does run.
+LATE_S: Final = 0.5
 
 
 class StackTimer:
@@ -32,6 +35,7 @@ class StackTimer:
         self.taken = False
         # Our own, held for microseconds: between "may I?" and arming no fork can come.
         self._gate = threading.Lock()
+        self._beat_ns = 0
         self._fd = self._open(folder)
 
     def _open(self, folder: Path | None) -> int:
@@ -77,11 +81,27 @@ class StackTimer:
         if self._fd < 0 or self.taken:
             return
         with self._gate:
-            try:
-                faulthandler.dump_traceback_later(self.timeout_s, repeat=False, file=self._fd)
-            except (RuntimeError, ValueError, OSError) as error:
-                self.error = str(error)
-                self.taken = True
+            self._arm()
+
+    def _arm(self) -> None:
+        try:
+            faulthandler.dump_traceback_later(self.timeout_s, repeat=False, file=self._fd)
+            self._beat_ns = time.monotonic_ns()
+        except (RuntimeError, ValueError, OSError) as error:
+            self.error = str(error)
+            self.taken = True
+
+    def beat_if_late(self, now_ns: int) -> None:
+        """For who cannot wait and may be inside `beat` already: a collection begins or ends, on whichever thread.
+
+        Between long collections the watchdog gets no turn for seconds, while Python runs a moment after each: a dump would meet it.
+        """
+        if now_ns - self._beat_ns < LATE_S * 1e9 or self._fd < 0 or self.taken or not self._gate.acquire(blocking=False):
+            return
+        try:
+            self._arm()
+        finally:
+            self._gate.release()
 
     def written(self) -> bool:
         """It fired since the last ``clear``."""

@@ -117,29 +117,30 @@ class Watchdog:
         """One beat. ``now_ns``: monotonic."""
         gap_ns = now_ns - self._last_ns if self._last_ns else 0
         late_ns = gap_ns - int(self.tick_s * 1e9)
+        if self.timer is not None:
+            self.timer.beat()  # before anything for which the GIL may be given away again
         cpu_ns = time.process_time_ns()
         if late_ns > self.tick_s * 1e9:
             self._late.append((now_ns, late_ns))
         if late_ns >= self.config.loop_after * 1e9:
             self._was_silenced(now_ns, late_ns, cpu_ns - self._cpu_ns)
         self._last_ns, self._cpu_ns = now_ns, cpu_ns
-        self._look_at_loops(now_ns)
-        self._look_at_phases(now_ns)
-        self._look_at_requests(now_ns)
-        self._look_at_the_end(now_ns)
+        for look in (self._look_at_loops, self._look_at_phases, self._look_at_requests, self._look_at_the_end):
+            if self.timer is not None:
+                self.timer.beat_if_late(time.monotonic_ns())
+            look(now_ns)
         if self.timer is not None:
-            self._beat_timer(self.timer, gap_ns)
+            self._empty_dump(self.timer, gap_ns)
         if self._each_tick is not None:
             self._each_tick(now_ns)
 
-    def _beat_timer(self, timer: StackTimer, gap_ns: int) -> None:
+    def _empty_dump(self, timer: StackTimer, gap_ns: int) -> None:
         # It can only have fired when it was not armed anew in time: all other ticks save the system call, which lets go of the GIL.
         self._fired = self._fired or gap_ns >= timer.timeout_s * 1e9
         if self._fired and not any(pulse.blocked for pulse in self._pulses.values()):
             self._fired = False
             if timer.written():
                 timer.clear()
-        timer.beat()
 
     # the watchdog itself could not run
 
