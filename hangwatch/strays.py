@@ -84,12 +84,13 @@ class Strays:
         return found
 
     def _wait_of(self, task: TaskView, desk: SnapshotDesk) -> str | None:
-        from hangwatch.integrations.recognise import innermost_own, wait_of
+        from hangwatch.integrations.recognise import facts_of, wait_of
 
         chain = task.frames()
-        if task.running or innermost_own(chain) is None:
+        facts = facts_of(chain, desk)
+        if task.running or facts.own is None:
             return None
-        seen = wait_of(chain, desk, f"task:{task.id:x}", task)
+        seen = wait_of(chain, desk, f"task:{task.id:x}", task, facts)
         if seen.sighting is None or seen.deadline_ns is not None:
             return None
         primitive = seen.sighting.primitive
