@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -167,46 +165,6 @@ def test_too_old_and_without_a_loop(tmp_path):
         pytest.raises(CannotLook, match="no event loop"),
     ):
         entry.install(Target(child).pid)
-
-
-@BY_PTRACE
-@pytest.mark.parametrize("where", ["handler", "mutex"])
-def test_a_thread_at_no_safe_place_is_left_alone(where, tmp_path):
-    """In a C signal handler, and in a wait for a mutex of the C library's."""
-    source = tmp_path / "held.c"
-    body = {
-        "handler": "static void f(int n){ for(;;) pause(); } int main(){ signal(SIGALRM, f); raise(SIGALRM); }",
-        "mutex": "int main(){ pthread_mutex_t m = PTHREAD_MUTEX_INITIALIZER; pthread_mutex_lock(&m); pthread_mutex_lock(&m); }",
-    }[where]
-    source.write_text(f"#include <signal.h>\n#include <pthread.h>\n#include <unistd.h>\n{body}\n")
-    program = tmp_path / "held"
-    try:
-        subprocess.run(["cc", "-o", program, source, "-lpthread"], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no C compiler")
-    from hangwatch.attach.entry import newthread
-    from hangwatch.attach.entry.tracee import Tracee
-    from hangwatch.reading.remote.memory import Memory
-    from hangwatch.reading.remote.process import ProcessSource
-
-    with running([str(program)]) as child:
-        time.sleep(0.3)
-        ground = object.__new__(newthread._Ground)
-        ground.memory = Memory(ProcessSource(child.pid))
-        ground.regions = ground.memory.regions
-        ground.python, ground.others = (
-            [],
-            [region for region in ground.regions if "x" in region.permissions and region.path.startswith("/")],
-        )
-        with Tracee(child.pid, child.pid) as stopped:
-            if where == "handler":
-                stopped.registers["orig_rax"] = 232  # as if it waited in a handler for what may be waited for
-            assert (
-                newthread.unsafe(stopped, ground)
-                == {"handler": "a thread is in a signal handler", "mutex": "a thread waits for a mutex"}[where]
-            )
-        child.send_signal(signal.SIGCONT)
-        assert child.poll() is None
 
 
 def test_the_payload_needs_only_the_standard_library():

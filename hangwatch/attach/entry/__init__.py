@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import platform
 import secrets
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from hangwatch.attach import permissions
 from hangwatch.attach.entry import answer, payload, pep768
+from hangwatch.attach.entry.imports import wait_for_imports
 from hangwatch.attach.entry.place import Place
 from hangwatch.attach.inside import agent_of
 from hangwatch.attach.side import Side
 from hangwatch.errors import CannotLook
-from hangwatch.kernel import files
+from hangwatch.kernel import files, procfs
 from hangwatch.reading.remote import RemoteReader
 
 #: The oldest Python that runs hangwatch's modules.
@@ -59,26 +60,50 @@ def _enter(reader: RemoteReader, what: str, settings: dict[str, Any], by_ptrace:
             f"process {pid} was started with remote debugging switched off (PYTHON_DISABLE_REMOTE_DEBUG or -X disable-remote-debug)",
             f"Its owner wants nobody to run code in it.{' --force --by-ptrace does so all the same.' if _may_start_threads() else ''}",
         )
-    text = payload.script(what, token, settings)
+    wait_for_imports(reader)
     why = f"Python {reader.roots.full_version} has no door of its own for this (PEP 768 came with 3.14)"
     switches = pep768.find(reader)
     if switches is not None:
-        place = Place(pid, text)
-        try:
-            if pep768.run(pid, switches, place.inside):
-                return _checked(pid, answer.wait(pid, token), what)
-        finally:
-            place.remove()
+        said = _enter_by_door(reader, switches, what, token, settings)
+        if said is not None:
+            return said
         why = "its main thread did not come by a safe point in 2 s: it is asleep, or blocked in a call"
     if not by_ptrace or not _may_start_threads():
         if by_ptrace:
             why += f"; a thread can be started from outside on x86-64 only, this is {platform.machine()}"
         ways = [_by_force(pid, what)] if _may_start_threads() else []
-        raise CannotEnter(f"process {pid} cannot be entered: {why}", "\n".join((*ways, _by_hand(pid, text), _AT_START)))
-    from hangwatch.attach.entry.newthread import run as run_in_new_thread
+        by_hand = _by_hand(pid, payload.script(what, token, settings))
+        raise CannotEnter(f"process {pid} cannot be entered: {why}", "
+".join((*ways, by_hand, _AT_START)))
+    return _enter_by_thread(reader, what, token, payload.script(what, token, settings))
 
-    run_in_new_thread(reader, text)
-    return _checked(pid, answer.wait(pid, token), what)
+
+def _enter_by_door(
+    reader: RemoteReader, switches: pep768.Switches, what: str, token: str, settings: dict[str, Any]
+) -> dict[str, Any] | None:
+    """None when the main thread did not come; then nothing is left."""
+    place = Place(reader.pid)
+    try:
+        place.write(payload.script(what, token, settings, place.inside))
+        if not pep768.run(reader.pid, switches, place.inside):
+            return None
+        said = answer.wait(reader.pid, token)
+    finally:
+        place.remove()
+    if said is None:
+        answer.call_off(reader.pid, token)  # if it is not there yet, it will miss its script and do nothing
+        _unanswered(reader.pid, what, True)
+    return _checked(reader.pid, said)
+
+
+def _enter_by_thread(reader: RemoteReader, what: str, token: str, text: str) -> dict[str, Any]:
+    from hangwatch.attach.entry import newthread
+
+    call_off = newthread.run(reader, text)
+    said = answer.wait(reader.pid, token)
+    if said is None:
+        _unanswered(reader.pid, what, answer.call_off(reader.pid, token) or call_off() or answer.call_off(reader.pid, token))
+    return _checked(reader.pid, said)
 
 
 def _may_start_threads() -> bool:
@@ -104,12 +129,20 @@ def owner_said_no(pid: int) -> bool:
     )
 
 
-def _checked(pid: int, said: dict[str, Any] | None, what: str) -> dict[str, Any]:
-    if said is None:
-        raise CannotEnter(
-            f"process {pid} has begun to {what} the agent, and has not told within {answer.PATIENCE_S:.0f} s what came of it",
-            "It goes on when the GIL is free. `hangwatch attach PID` asks the agent as soon as it is there.",
-        )
+def _unanswered(pid: int, what: str, called_off: bool) -> NoReturn:
+    if not procfs.status(pid):
+        raise CannotEnter(f"process {pid} has ended")
+    raise CannotEnter(
+        f"process {pid} was asked to {what} the agent, and has told nothing for {answer.PATIENCE_S:.0f} s: native code keeps the GIL, or it"
+        " has no CPU",
+        "It was called off: a thread of ours that waits there ends without having done anything, or undoes it, once it can run."
+        if called_off
+        else f"It could not be called off any more, and may go on once it can run: `hangwatch attach {pid}` asks the agent when it is there,"
+        " --uninstall takes it out.",
+    )
+
+
+def _checked(pid: int, said: dict[str, Any]) -> dict[str, Any]:
     if "error" in said:
         raise CannotEnter(f"process {pid}: {said['error']}", "It is as it was before.")
     return said
@@ -124,6 +157,8 @@ def _by_force(pid: int, what: str) -> str:
 
 def _by_hand(pid: int, text: str) -> str:
     """With gdb, which stops the process for up to a second. The script stays where it says."""
-    place = Place(pid, text)
+    place = Place(pid)
+    place.write(text)
+    place.keep()
     run = f'call (int)PyRun_SimpleString("exec(open(\\"{place.inside}\\").read())")'
     return f"""By hand, 0.3 to 1 s of standstill: gdb -p {pid} -batch -ex 'call (int)PyGILState_Ensure()' -ex '{run}' -ex 'call (void)PyGILState_Release($1)' (remove {place.inside} afterwards)"""

@@ -43,11 +43,14 @@ except BaseException:
 """
 
 
-def script(what: str, token: str, settings: dict[str, Any]) -> str:
-    """Python for the target. ``what`` is ``install`` or ``uninstall``; ``token`` names where it tells what came of it."""
+def script(what: str, token: str, settings: dict[str, Any], guard: str = "") -> str:
+    """Python for the target. ``what`` is ``install`` or ``uninstall``; ``token`` names where it tells what came of it.
+
+    ``guard``: a path in the target; once that is gone, nothing is begun.
+    """
     package = Path(__file__).resolve().parent.parent.parent
     sources = _sources(package, "") if what == "install" else {}
-    given = {"SOURCES": sources, "DATA": _signatures(package), "TOKEN": token, "WHAT": what, "SETTINGS": settings}
+    given = {"SOURCES": sources, "DATA": _signatures(package), "TOKEN": token, "WHAT": what, "SETTINGS": settings, "GUARD": guard}
     within = Path(__file__).with_name("within.py").read_text(encoding="utf-8")
     # `from __future__` must stay first.
     text = within + "\n" + "".join(f"{name} = {value!r}\n" for name, value in given.items())

@@ -68,6 +68,8 @@ def run(pid: int, switches: Switches, script: str) -> bool:
     end = time.monotonic() + PATIENCE_S
     while _flag(switches):
         if time.monotonic() > end:
+            # The path first: should the thread come by just now, it runs nothing.
+            write(pid, switches.path, bytes(1))
             write(pid, switches.pending, struct.pack("<i", 0))
             return False
         time.sleep(0.002)
