@@ -18,7 +18,7 @@ import pytest
 from hangwatch.attach.entry import CannotEnter, answer, newthread, safeplace, uninstall
 from hangwatch.attach.entry import install as enter
 from hangwatch.attach.entry.tracee import Tracee
-from hangwatch.attach.entry.wayback import resumed
+from hangwatch.attach.entry.wayback import NO_SYSTEM_CALL, RESTORER, resumed
 from hangwatch.attach.side import Side
 from hangwatch.errors import CannotLook
 from hangwatch.kernel import files
@@ -273,3 +273,50 @@ def test_no_thread_can_be_started(tmp_path):
             mapped.append(len(Path(f"/proc/{child.pid}/maps").read_text().splitlines()))
         assert mapped[0] == mapped[2]  # the C library keeps one stack for the next thread
         assert target.fresh()
+
+
+VECTORS = r"""
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+int main() {
+    static uint8_t in[32], out[32] __attribute__((aligned(32)));
+    for (int i = 0; i < 32; i++) in[i] = i * 7 + 1;
+    for (unsigned long n = 0;; n++) {
+        __asm__ volatile("vmovdqu %1, %%ymm13\n mov $200000000, %%rcx\n 1: dec %%rcx\n jnz 1b\n vmovdqu %%ymm13, %0"
+                         : "=m"(out) : "m"(in) : "rcx", "xmm13");
+        if (memcmp(in, out, 32)) { puts("wrong"); fflush(stdout); return 1; }
+        puts("right"); fflush(stdout);
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_the_upper_halves_of_vector_registers(by_itself, tmp_path, monkeypatch):
+    """Live while the thread is made to call, and as they were when it goes on."""
+    if " avx " not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("no AVX on this machine")
+    if by_itself:
+        monkeypatch.setattr(Tracee, "put_back", lambda stopped: None)
+    (tmp_path / "vectors.c").write_text(VECTORS)
+    try:
+        subprocess.run(["cc", "-O1", "-mavx", "-o", tmp_path / "vectors", tmp_path / "vectors.c"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no C compiler")
+    with running([str(tmp_path / "vectors")]) as child:
+        assert child.stdout.readline() == b"right\n"
+        memory = Memory(ProcessSource(child.pid))
+        (library,) = {region.path for region in memory.regions if safeplace._LIBC.search(region.path)}
+        at = safeplace._symbols(memory, memory.regions, (library,), ("getpid", "mmap"))
+        restorer = safeplace._find(memory, safeplace._code(memory.regions, library), RESTORER)
+        for _ in range(30):
+            with Tracee(child.pid, child.pid) as stopped:
+                if stopped.registers["orig_rax"] == NO_SYSTEM_CALL:
+                    stopped.begin_calls(at["getpid"], restorer)
+                    assert stopped.call(at["mmap"], 0, 4096, 3, 0x22, -1, 0, makes=(9,)) > 0
+                    state = stopped._read_set(0x202, 1 << 16)
+                    stopped._write_set(0x202, state[:576] + bytes(len(state) - 576))  # as a call may leave them
+                    stopped.put_back()
+            assert child.stdout.readline() == b"right\n"
