@@ -335,6 +335,8 @@ class Reporter:
         self.book.end(self.folder)
         if self.folder is not None:
             worker.remove(self.folder)
+        if self.book.store is not None:
+            self.book.store.leave(os.getpid())
 
 
 def _at(since_ns: int) -> float:

@@ -48,6 +48,7 @@ class Store:
         self.broken: Broken = []
         self._own: dict[int, Path] = {}
         self._pruner = Pruner(self.incidents, self.remove)
+        self._locks: dict[int, Callable[[], object]] = {}
 
     @classmethod
     def existing(cls, root: Path | str) -> Store:
@@ -219,9 +220,14 @@ class Store:
                 handle = lifesign.give(folder, pid)
             except OSError as error:
                 raise self._trouble(error) from None
-            weakref.finalize(self, _close, handle)
+            self._locks[pid] = weakref.finalize(self, _close, handle)
             self._own[pid] = folder
         return self._own[pid]
+
+    def leave(self, pid: int) -> None:
+        """This process has tidied up: the lock that says it lives is let go now, not when the last reference to this goes."""
+        self._own.pop(pid, None)
+        self._locks.pop(pid, lambda: None)()
 
     def worker_dirs(self) -> Workers:
         """(folder, pid, does that process live?) of every worker that has not tidied up after itself, by name."""
