@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -112,6 +113,79 @@ def test_names_of_the_applications_do_not_mislead(tmp_path):
         entry.install(target.pid, spool=str(tmp_path / "spool"))
         entry.uninstall(target.pid)
     assert not (tmp_path / "misled").exists()
+
+
+@pytest.mark.parametrize(("version", "by_ptrace"), [("3.14", False), ("3.12", True)])
+def test_an_application_that_has_such_names_gets_its_own_afterwards(version, by_ptrace, tmp_path):
+    if by_ptrace and platform.machine() != "x86_64":
+        pytest.skip("x86-64 only")
+    (tmp_path / "queue.py").write_text("SimpleQueue = Queue = LifoQueue = PriorityQueue = Empty = Full = 'its own'\n")
+    code = """
+import asyncio, json, os, sys
+sys.path.insert(0, ".")
+async def main():
+    print(json.dumps("queue" in sys.modules), flush=True)
+    while not os.path.exists("now"):
+        await asyncio.sleep(.05)
+    import queue
+    print(json.dumps([queue.Empty]), flush=True)
+    while True:
+        await asyncio.sleep(.05)
+asyncio.run(main())
+"""
+    with running([str(python_of(version)), "-c", code], cwd=tmp_path) as child:
+        assert json.loads(child.stdout.readline()) is False
+        entry.install(child.pid, by_ptrace=by_ptrace, spool=str(tmp_path / "spool"))
+        (tmp_path / "now").touch()
+        assert json.loads(child.stdout.readline()) == ["its own"]
+        assert answers(child.pid) or until(lambda: answers(child.pid))
+        entry.uninstall(child.pid, by_ptrace=by_ptrace)
+
+
+def test_the_script_is_the_targets_alone_and_is_removed(tmp_path, monkeypatch):
+    """Seen while it waits for a main thread that does not come by; afterwards neither it nor the interpreter's flag is left."""
+    if os.geteuid():
+        pytest.skip("needs root to become somebody else")
+    seen = []
+    run = entry.pep768.run
+
+    def look(pid, switches, script):
+        folder = Path(f"/proc/{pid}/root{script}").parent
+        seen.append([(oct(path.stat().st_mode & 0o777), path.stat().st_uid) for path in (folder, folder / "entry.py")])
+        taken = run(pid, switches, script)
+        seen.extend((folder, switches, taken))
+        return taken
+
+    monkeypatch.setattr(entry.pep768, "run", look)
+    code = "import asyncio, os\nos.setgid(60123); os.setuid(60123)\nprint('[0]', flush=True)\nasyncio.run(asyncio.Event().wait())"
+    with running([str(python_of("3.14")), "-c", code], cwd="/") as child:
+        Target(child)
+        with pytest.raises(CannotLook, match="safe point"):
+            entry.install(child.pid)
+        modes, folder, switches, taken = seen
+        assert modes == [("0o700", 60123), ("0o600", 60123)]
+        assert not taken and not folder.exists()
+        assert switches.memory.fresh([(switches.path, 1), (switches.pending, 4)]) == [b"\0", bytes(4)]
+
+
+def test_no_symbolic_link_is_followed_to_the_script(tmp_path):
+    """A container's /tmp that is a link would lead into the file system of whoever looks."""
+    from hangwatch.attach.entry.place import Place
+
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("this process may not make namespaces")
+    (tmp_path / "root" / "dev").mkdir(parents=True)
+    (tmp_path / "root" / "dev" / "shm").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "root" / "tmp").symlink_to(tmp_path / "elsewhere")
+    code = f"import os, time; os.chroot({str(tmp_path / 'root')!r}); os.chdir('/'); print(1, flush=True); time.sleep(60)"
+    with running([sys.executable, "-c", code]) as child:
+        child.stdout.readline()
+        place = Place(child.pid)
+        assert place.inside.startswith("/dev/shm/")
+        assert not list((tmp_path / "elsewhere").iterdir())
+        place.remove()
+        assert not list((tmp_path / "root" / "dev" / "shm").iterdir())
 
 
 def test_without_a_door_it_says_what_there_is(tmp_path):
