@@ -73,8 +73,7 @@ def _enter(reader: RemoteReader, what: str, settings: dict[str, Any], by_ptrace:
             why += f"; a thread can be started from outside on x86-64 only, this is {platform.machine()}"
         ways = [_by_force(pid, what)] if _may_start_threads() else []
         by_hand = _by_hand(pid, payload.script(what, token, settings))
-        raise CannotEnter(f"process {pid} cannot be entered: {why}", "
-".join((*ways, by_hand, _AT_START)))
+        raise CannotEnter(f"process {pid} cannot be entered: {why}", "\n".join((*ways, by_hand, _AT_START)))
     return _enter_by_thread(reader, what, token, payload.script(what, token, settings))
 
 
