@@ -106,8 +106,7 @@ class Collecting:
             self.maps["calls"].put(callclasses.key(number), bytes([kind]))
         if self.settings.namespace:
             # Which of the kernel's ids are meant is not known here: each is translated by the program.
-            for slot in range(_ALL_PIDS):
-                self.maps["wanted"].put(callclasses.key(slot), b"\1")
+            self.maps["wanted"].put_all(struct.pack(f"<{_ALL_PIDS}I", *range(_ALL_PIDS)), b"\1" * _ALL_PIDS)
 
     def _put_settings(self) -> None:
         self.maps["settings"].put(bytes(4), self.settings.packed())

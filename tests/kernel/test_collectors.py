@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from tests.kernel.bpf import needs_bpf, why_not
 from tests.processes import running, until
 
 LIMIT_NS = 200_000_000
+ROOT = Path(__file__).resolve().parents[2]
 
 # A loop in this very process' child: does what its standard input says.
 LOOP = """
@@ -116,6 +118,32 @@ def test_a_sleep_elsewhere_is_seen_while_it_lasts_and_told_when_it_ends(policy, 
         assert ended.at_ns - ended.row.busy_since > 550_000_000
         assert ended.cpu_ns < ended.at_ns - ended.row.busy_since
         assert until(lambda: not row_of(collector, child.tid).busy_since)
+
+
+# In a container that knows itself only: its own ids, of processes that the kernel knows by others.
+CONTAINED = """
+from tests.kernel.test_collectors import *
+with loop() as child, looptime(child.pid) as collector:
+    conntime = ConnTime(LIMIT_NS)
+    warm(collector, child)
+    child.say("sleep")
+    row = until(lambda: (row := row_of(collector, child.tid)) and row.busy_since and row.now and row)
+    marks = [made.maps["wanted"].get(slot.to_bytes(4, "little")) for made in (collector, conntime) for slot in (0, 65535)]
+    conntime.close()
+    print(json.dumps([os.getpid(), child.pid, row.pid, row.tid, row.now.name, marks == [b"\\1"] * 4]))
+"""
+
+
+@needs_bpf
+def test_in_a_pid_namespace_ids_are_its_own():
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("this process may not make namespaces")
+    done = subprocess.run([*command, sys.executable, "-c", CONTAINED], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    own, child, pid, tid, call, all_are_asked = json.loads(done.stdout.splitlines()[-1])
+    assert own == 1 and child == pid == tid and pid < 100
+    assert (call, all_are_asked) == ("clock_nanosleep", True)
 
 
 @needs_bpf

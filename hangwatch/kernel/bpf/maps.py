@@ -42,6 +42,14 @@ class Map:
         """Raises BpfError (E2BIG: the map is full)."""
         self._call(syscall.MAP_UPDATE, key, ctypes.create_string_buffer(value, max(len(value), 1)), "MAP_UPDATE")
 
+    def put_all(self, keys: bytes, values: bytes) -> None:
+        """Many entries in one call: keys behind each other, values as well. (5.6+) Raises BpfError."""
+        rooms = [ctypes.create_string_buffer(raw, len(raw)) for raw in (keys, values)]
+        addresses = [syscall.address_of(room) for room in rooms]
+        count = len(keys) // self.spec.key_bytes
+        attributes = struct.pack("<QQQQIIQQ", 0, 0, *addresses, count, self.fd, 0, 0)
+        syscall.bpf(syscall.MAP_UPDATE_BATCH, attributes, f"MAP_UPDATE_BATCH {self.spec.name}")
+
     def get(self, key: bytes) -> bytes | None:
         answer = ctypes.create_string_buffer(self.spec.value_bytes)
         try:

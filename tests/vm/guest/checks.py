@@ -11,7 +11,10 @@ import time
 from running import Service, Watching, facts, hangwatch, look
 
 #: How long the loop is blocked. On an emulated processor a look by a fresh process takes some fifteen seconds, a watcher's some three.
-LOOK_S, WATCH_S = 90, 12
+LOOK_S, WATCH_S = 120, 20
+
+#: Loaded when the watcher is ready: loop_where, loop_exit and loop_switch of looptime, conn_call of conntime.
+PROGRAMS = 4
 
 
 class Skipped(Exception):
@@ -120,11 +123,11 @@ def watch_begins(stage):
     """The collectors are in the kernel, not the sampling of /proc. On uvloop as it is by default: no program on system calls for good."""
     stage.watching = Watching(stage.service, *(("--full", "--heads") if stage.full else ()))
     end = time.monotonic() + 60
-    while not _programs(stage.watching.child.pid):
-        assert time.monotonic() < end, f"no program loaded; notes: {stage.watching.notes}"
+    while _programs(stage.watching.child.pid) < PROGRAMS:
+        assert time.monotonic() < end, f"only {_programs(stage.watching.child.pid)} programs loaded; notes: {stage.watching.notes}"
         assert stage.watching.child.poll() is None, stage.watching.notes
         time.sleep(0.5)
-    time.sleep(5)  # until it has looked once at what was there before
+    time.sleep(10)  # until it has looked once at what was there before
     return f"{_programs(stage.watching.child.pid)} programs; {' '.join(note.strip() for note in stage.watching.notes)}"
 
 
