@@ -13,7 +13,8 @@ from running import Service, Watching, facts, hangwatch, look
 #: How long the loop is blocked: on an emulated processor of a busy machine a look may take half a minute. And how long the GIL is kept.
 BLOCKED_S, KEPT_S = 120, 25
 
-#: Loaded when the watcher is ready: loop_where, loop_exit and loop_switch of looptime, conn_call of conntime.
+#: Loaded when the watcher is ready: loop_where, loop_exit and loop_switch of looptime, conn_call of conntime. The socket to ask the kernel for
+#: connections is opened when it has looked into the process for the first time.
 PROGRAMS = 4
 
 
@@ -122,13 +123,13 @@ def _blocked(stage, path, function, causes):
 def watch_begins(stage):
     """The collectors are in the kernel, not the sampling of /proc. On uvloop as it is by default: no program on system calls for good."""
     stage.watching = Watching(stage.service, *(("--full", "--heads") if stage.full else ()))
-    end = time.monotonic() + 60
-    while _programs(stage.watching.child.pid) < PROGRAMS:
-        assert time.monotonic() < end, f"only {_programs(stage.watching.child.pid)} programs loaded; notes: {stage.watching.notes}"
+    end = time.monotonic() + 90
+    while _holds(stage.watching.child.pid, "bpf-prog") < PROGRAMS or not _holds(stage.watching.child.pid, "socket:"):
+        assert time.monotonic() < end, f"{_holds(stage.watching.child.pid, 'bpf-prog')} programs loaded; notes: {stage.watching.notes}"
         assert stage.watching.child.poll() is None, stage.watching.notes
         time.sleep(0.5)
-    time.sleep(10)  # until it has looked once at what was there before
-    return f"{_programs(stage.watching.child.pid)} programs; {' '.join(note.strip() for note in stage.watching.notes)}"
+    time.sleep(2)
+    return f"{_holds(stage.watching.child.pid, 'bpf-prog')} programs; {' '.join(note.strip() for note in stage.watching.notes)}"
 
 
 def _watched(stage):
@@ -137,12 +138,12 @@ def _watched(stage):
     return stage.service
 
 
-def _programs(pid):
-    """How many eBPF programs the process holds."""
+def _holds(pid, what):
+    """How many descriptors of that kind the process has."""
     found = 0
     for name in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
-            found += "bpf-prog" in os.readlink(f"/proc/{pid}/fd/{name}")
+            found += what in os.readlink(f"/proc/{pid}/fd/{name}")
     return found
 
 
