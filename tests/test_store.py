@@ -167,7 +167,7 @@ class TestHeads:
         assert [i.id for i in store.each()] == [numbered(0).id, numbered(2).id] and len(store.broken) == 1
 
 
-@pytest.mark.parametrize("tasks", [0, 1, 200, 201, 1050])
+@pytest.mark.parametrize("tasks", [0, 1, storefiles.SLICE, storefiles.SLICE + 1, 1050])
 def test_a_record_encoded_in_slices_is_the_same_json(tasks):
     incident = crowded(tasks=tasks)
     assert json.loads(b"".join(storefiles.pieces(incident))) == to_json(incident)
