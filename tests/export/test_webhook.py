@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -104,8 +106,12 @@ print(told.sent)
 """
 
 
-def start(tmp_path, hook, name):
-    command = [sys.executable, "-c", WORKER, str(tmp_path), hook.url, name]
+#: Stays until it is told, by whomever.
+PATIENT = WORKER.replace("told.close(10)", "while told._waiting: time.sleep(0.05)")
+
+
+def start(tmp_path, hook, name, code=WORKER):
+    command = [sys.executable, "-c", code, str(tmp_path), hook.url, name]
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -135,6 +141,35 @@ def test_killed_while_it_told(tmp_path):
             told.close(5)
     assert len(hook.bodies) == 2
     assert hook.bodies[0]["id"] == hook.bodies[1]["id"]
+
+
+def teller(tmp_path, start_s=20.0):
+    """The process that tells it at this moment, by its claim."""
+    end = time.monotonic() + start_s
+    while time.monotonic() < end:
+        for path in tmp_path.glob("told/*.claim"):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                return json.loads(path.read_bytes())["pid"]
+        time.sleep(0.01)
+    raise AssertionError("nobody tells it")
+
+
+def test_twenty_workers_of_which_those_that_tell_it_are_killed(tmp_path):
+    """The receiver has a bad day, and whoever waits for its answer dies: it is told in the end, once, as one and the same message."""
+    with Hook([503, "silent", 503, "silent", 200]) as hook:
+        workers = {worker.pid: worker for worker in (start(tmp_path, hook, str(n), PATIENT) for n in range(20))}
+        for worker in workers.values():
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+        for tries in (2, 4):
+            hook.wait(tries, timeout=40)
+            killed = workers.pop(teller(tmp_path))
+            killed.kill()
+            killed.communicate(timeout=10)
+        sent = [int(worker.communicate(timeout=90)[0]) for worker in workers.values()]
+    assert sum(sent) == 1 and len(workers) == 18
+    assert len(hook.bodies) == 5, "two refusals, two that died with their teller, and the one that was taken"
+    assert len({body["id"] for body in hook.bodies}) == 1
 
 
 @pytest.mark.parametrize("bad", [503, 429, 404, "silent"])
