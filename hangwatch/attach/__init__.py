@@ -176,9 +176,9 @@ def gil_evidence(reader: RemoteReader, before: tuple[int | None, int] | None, ap
     if before is None or now is None or now[0] is None or before != now:
         return ()
     owner = now[0]
+    sits = _sits_with_it(reader, owner, now)
     call = reader.side.call_name(owner)
     asked = any(reader.side.call_name(loop) == "futex" for loop in reader.loop_native_ids() if loop != owner)
-    sits = call not in (None, "running")
     if not sits and not asked and not reader.stays_at_one_instruction(owner):
         return ()
     where = (
@@ -190,6 +190,18 @@ def gil_evidence(reader: RemoteReader, before: tuple[int | None, int] | None, ap
     )
     text = f"Thread {owner} had the GIL in two looks {apart_ms:.0f} ms apart, without giving it away in between, {where}."
     return (Evidence("gil", text, {"owner": owner, "kept_ms": round(apart_ms, 1), "call": call, "asked": asked}),)
+
+
+def _sits_with_it(reader: RemoteReader, owner: int, held: tuple[int | None, int]) -> bool:
+    """It has the GIL and is in one system call, at the same time. A loop that is busy has the one, then is in the other, many times a millisecond."""
+    used_ns, calls = reader.side.cpu_ns(owner), set()
+    for _ in range(3):
+        reader.side.begin()
+        calls.add(reader.side.call_name(owner))
+        if reader.gil() != held or reader.side.cpu_ns(owner) != used_ns:
+            return False
+        time.sleep(0.002)
+    return len(calls) == 1 and not calls & {None, "running"}
 
 
 def _is_fork_of_a_service(seen: Snapshot) -> bool:

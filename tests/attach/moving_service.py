@@ -1,7 +1,7 @@
 """A real uvicorn of which a part stands still and a part never does. First line of output: its port.
 
 ``/hold`` takes the lock and waits for what nobody sets, ``/wait`` queues for the lock: they stay. ``/work`` hops through a few coroutines, in and out of
-a lock of its own, with a child task now and then. ``/truth`` says what the parked ones are: their ids, chains, and the lock.
+a lock of its own, with a child task now and then, while tasks that never rest spin beside it. ``/truth`` says what the parked ones are: their ids, chains, and the lock.
 """
 
 import asyncio
@@ -14,6 +14,8 @@ import uvicorn
 ledger = asyncio.Lock()
 never = asyncio.Event()
 parked = {}
+spinning = []
+SPINNERS = 6
 
 
 async def hop(seconds):
@@ -31,6 +33,18 @@ async def work():
     if random.random() < 0.3:
         await asyncio.ensure_future(hop(random.random() * 0.002))
     await hop(0)
+
+
+async def spin():
+    """Never at rest while it is awake: for a look that takes two moments for one."""
+    own = asyncio.Lock()
+    while True:
+        for _ in range(100):
+            async with own:
+                await hop(0)
+                await hop(0)
+            await hop(0)
+        await hop(0.001)
 
 
 async def hold():
@@ -55,8 +69,8 @@ def truth():
 
 
 async def app(scope, receive, send):
-    if scope["type"] != "http":
-        return
+    if not spinning:
+        spinning.extend(asyncio.ensure_future(spin()) for _ in range(SPINNERS))
     path = scope["path"][1:]
     body = b"ok"
     if path == "truth":

@@ -21,18 +21,25 @@ from tests.reading.remote.target import needs_ptrace
 pytestmark = needs_ptrace
 HERE = Path(__file__).resolve().parent
 #: Looks at each version in the slow stage; ten in the fast one.
-LOOKS = int(os.environ.get("HANGWATCH_TEST_LOOKS", "150"))
+LOOKS = int(os.environ.get("LOOKS_UNDER_LOAD", "150"))
 WAITERS = 5
 CONNECTIONS = 8
 #: More than enough for a thousand looks; the client ends by itself then, whatever becomes of the test.
 LONGEST_S = 1800
-#: The application's own functions that a busy request can stand in, outermost first.
-POSSIBLE = {(), ("work",), ("work", "inside"), ("work", "inside", "hop"), ("work", "hop"), ("hop",)}
+#: The application's own functions in which a busy task can stand, outermost first -> locks that it then holds.
+POSSIBLE = {
+    (): {0}, ("work",): {0}, ("work", "inside"): {0}, ("work", "inside", "hop"): {1}, ("work", "hop"): {0}, ("hop",): {0},
+    ("spin",): {0}, ("spin", "hop"): {0, 1},
+}  # fmt: skip
+NAMES = {name for names in POSSIBLE for name in names}
+SERVICE = str(HERE / "moving_service.py")
+#: In `spin` the line decides: those within the ``async with``.
+LOCKED = [number for number, line in enumerate(Path(SERVICE).read_text().splitlines(), 1) if line == " " * 16 + "await hop(0)"]
 
 
 @contextlib.contextmanager
 def service(python):
-    with running([python, str(HERE / "moving_service.py")]) as server, contextlib.ExitStack() as stack:
+    with running([python, SERVICE]) as server, contextlib.ExitStack() as stack:
         port = int(server.stdout.readline())
         for number, path in enumerate(["hold", *["wait"] * WAITERS]):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
@@ -79,11 +86,14 @@ def faults_of(snapshot, truth):
 
 
 def torn_of(snapshot, truth):
-    """Chains of the busy part in which no request can stand, among those that are not said to have moved."""
+    """Tasks of the busy part that are said to stand where none can, or to hold what they then cannot hold."""
     parked = {known["id"] for known in truth["tasks"].values()}
     for task in snapshot.tasks:
-        own = tuple(frame.function for frame in task.frames if frame.function in ("work", "inside", "hop"))
-        if task.id not in parked and task.state == "parked" and task.waits_on is not None and own not in POSSIBLE:
+        if task.id in parked or task.state == "running" or (task.state == "parked" and task.waits_on is None):
+            continue  # the last are those that a gap says went on
+        own = [frame for frame in task.frames if frame.file == SERVICE and frame.function in NAMES]
+        names, held = tuple(frame.function for frame in own), len(task.holds)
+        if held not in POSSIBLE.get(names, ()) or (names == ("spin", "hop") and held != (own[0].line in LOCKED)):
             yield task
 
 

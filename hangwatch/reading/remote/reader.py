@@ -213,11 +213,12 @@ class RemoteReader:
         return list(self._tasks or ())
 
     def moved(self) -> set[int]:
-        """Ids of the tasks that have gone on since this look read them: what was concluded about them may not hold."""
+        """Ids of the tasks that have gone on since this look read them, or while: what was concluded about them may not hold."""
         parked = [task for task in self.tasks() if not task.running]
-        if self._before is not None and self._before == self.side.activity():
+        torn = {task.id for task in parked if task.moving}
+        if not torn and self._before is not None and self._before == self.side.activity():
             return set()  # nothing in the target has run since the look began
-        return {task.id for task, agrees in zip(parked, still_true(self.memory, parked), strict=True) if not agrees}
+        return torn | {task.id for task, agrees in zip(parked, still_true(self.memory, parked), strict=True) if not agrees}
 
     def loops(self) -> list[LoopView]:
         return list(self._loops())

@@ -105,10 +105,11 @@ def gil_of(heap: Heap, roots: Roots) -> Gil | None:
         at = memory.u64(roots.interpreter + layout.interpreter_gil)
     else:
         return None
-    locked = memory.i32(at + layout.gil_locked)
-    if locked not in (0, 1):
+    # As it is now, past the cache: it is compared with what the kernel says of the holder at this moment.
+    holder, locked, switches = memory.fresh([(at + layout.gil_holder, 8), (at + layout.gil_locked, 4), (at + layout.gil_switches, 8)])
+    if holder is None or switches is None or locked not in (b"\0\0\0\0", b"\1\0\0\0"):
         return None
-    return Gil(memory.u64(at + layout.gil_holder) if locked else 0, memory.u64(at + layout.gil_switches))
+    return Gil(int.from_bytes(holder, "little") if any(locked) else 0, int.from_bytes(switches, "little"))
 
 
 class TaskTable:
