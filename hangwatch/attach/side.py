@@ -29,11 +29,16 @@ class Side:
         return procfs.inside_ids(self.pid)
 
     def activity(self) -> object:
-        """CPU time and number of turns of each thread: equal before and after means that nothing ran in between."""
+        """CPU time and number of turns of each thread: equal before and after means that nothing ran in between.
+
+        None when one is running: the kernel adds its time up at the next tick only, and up to then it would seem to stand still.
+        """
         seen = []
         for tid in procfs.thread_ids(self.pid):
             columns = (files.read_text(f"/proc/{self.pid}/task/{tid}/schedstat") or "").split()
-            if len(columns) != 3 or columns[0] == "0":
+            # The state is read last: who wakes in between has begun a turn that the counters do not show yet, and is running.
+            state = (files.read_text(f"/proc/{self.pid}/task/{tid}/stat") or "").rpartition(")")[2].split(None, 1)
+            if len(columns) != 3 or columns[0] == "0" or not state or state[0] == "R":
                 return None
             seen.append((tid, columns[0], columns[2]))
         return tuple(seen) or None

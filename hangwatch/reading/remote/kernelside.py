@@ -19,7 +19,7 @@ class KernelSide(Protocol):
         """Native id inside the target's pid namespace -> id here."""
 
     def activity(self) -> object:
-        """A value that changes whenever any of its threads has run; None where that cannot be told."""
+        """A value that changes whenever any of its threads has run; None where that cannot be told, and while one runs."""
 
     def now_ns(self) -> int: ...
 
@@ -76,7 +76,8 @@ class ProcessSide:
         seen = []
         for tid in self._threads():
             lines = _lines(f"/proc/{self.pid}/task/{tid}/schedstat")
-            if not lines or lines[0].startswith("0 "):
+            state = " ".join(_lines(f"/proc/{self.pid}/task/{tid}/stat")).rpartition(")")[2].split(None, 1)
+            if not lines or lines[0].startswith("0 ") or not state or state[0] == "R":
                 return None
             seen.append((tid, lines[0].split()[0], lines[0].split()[2]))
         return tuple(seen) or None
