@@ -106,15 +106,14 @@ class _Two:
         if request.task_id is None:
             return True
         task = self.tasks.get(request.task_id)
-        return task is not None and self._stands_still(task) and not self._patient(task)
+        return task is not None and (self._retries(task) or (self._stands_still(task) and not self._patient(task)))
 
     def _patient(self, task: Task) -> bool:
         """It waits for what may rightly never come, or under a deadline of its own that has not passed."""
         primitive = self.primitives.get(task.waits_on or "")
         if primitive is None:
             return False
-        tried = primitive.state.get("attempts")
-        if primitive.kind == "timer" and isinstance(tried, int) and tried >= ATTEMPTS:
+        if self._retries(task):
             return False
         deadline = self.deadlines.get((task.id, primitive.id))
         if deadline is not None and deadline > self.now.at_ns:
@@ -122,6 +121,12 @@ class _Two:
         if primitive.ready:
             return False
         return primitive.kind in ("timer", "disconnect") or (primitive.patience_ns is not None and primitive.patience_ns >= FOREVER)
+
+    def _retries(self, task: Task) -> bool:
+        """It sleeps until it tries once more what has failed many times: each attempt moves it, and none brings it on."""
+        primitive = self.primitives.get(task.waits_on or "")
+        tried = primitive.state.get("attempts") if primitive is not None and primitive.kind == "timer" else None
+        return isinstance(tried, int) and tried >= ATTEMPTS
 
     def _leaks(self, primitive: Primitive) -> bool:
         """A pool of which something is out with nobody alive: its waiters' time limit will pass, and the next ones' after that."""

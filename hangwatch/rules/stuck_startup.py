@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hangwatch.records import Finding
+from hangwatch.records import Finding, Frame
 from hangwatch.rules.base import Case
-from hangwatch.rules.frames import innermost, is_application
+from hangwatch.rules.frames import application, innermost, is_application
 from hangwatch.rules.lifecycle import finding, frames_with, tasks_with
 
 _SERVER = ("startup", "_startup", "_serve", "serve", "wait_for_startup", "worker_serve", "setup")
@@ -22,6 +22,13 @@ def check(case: Case) -> Iterator[Finding]:
         for task in ours
         if any("lifespan" in f.file or f.function.split(".")[-1] in ("lifespan", "startup", "__aenter__") for f in task.frames)
     ]
-    first = frames_with(tasks_with(case, *_SERVER), *_SERVER)
+    first = [*_a_moment_ago(case), *frames_with(tasks_with(case, *_SERVER), *_SERVER)]
     ids = [task.id for task in lifespan or ours]
     yield finding(case, "stuck-startup", "The application's start-up has not ended", ids, first, _ADVICE)
+
+
+def _a_moment_ago(case: Case) -> list[Frame]:
+    """Where a start-up that tries again and again was at the first look: a task that runs at the second shows only its outermost frames then."""
+    running = {task.id for task in case.snapshot.tasks if task.state == "running"}
+    before = case.earlier.tasks if case.earlier is not None else ()
+    return [frame for task in before if task.id in running for frame in application(task.frames)[:2] if is_application(frame.file)]

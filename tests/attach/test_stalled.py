@@ -136,3 +136,5 @@ def test_a_sleep_between_attempts_is_healthy_until_many_have_failed(attempts, st
     timer = Primitive("lock:1", "timer", "the next attempt", "tenacity", {"attempts": attempts}, ready=False)
     before, now = (replace(look(at), primitives=(timer,)) for at in (1, 301))
     assert (stall_between(before, now) is not None) is stuck
+    elsewhere = replace(before, tasks=(replace(before.tasks[0], frames=(APP, RUN)),))  # it tried once more between the looks
+    assert (stall_between(elsewhere, now) is not None) is stuck

@@ -85,3 +85,12 @@ def test_the_main_program_is_through_and_a_thread_keeps_the_process():
     assert "thread 'meter-poller' waits in poll()" in finding.title
     assert finding.culprit[0].function == "poll"
     assert "daemon" in finding.advice
+
+
+def test_a_start_up_that_tries_again_is_told_by_where_it_was_at_the_first_look():
+    scene = starting()
+    before = scene.snapshot()
+    lifespan = next(task for task in scene.tasks.values() if task.name == "lifespan")
+    scene.change(lifespan.id, frames=lifespan.frames[:2], waits_on=None, state="running")
+    (finding,) = stuck_startup.check(scene.case(LOOP, kind="startup", earlier=before))
+    assert "consume" in [frame.function for frame in finding.culprit[:3]]
