@@ -105,15 +105,18 @@ def stack_of(frame: FrameType | None) -> list[dict[str, Any]]:
     return found[::-1]
 
 
-def stacks_between(mark: LoopMark, seconds: float) -> Evidence:
+def stacks_between(mark: LoopMark | None, seconds: float) -> tuple[Evidence, ...]:
     """Where the loop's thread stands, again and again for so long: of a loop that spins, one look shows whatever it calls at that moment, and
-    only many show what does not return."""
+    only many show what does not return. Lasts for ``seconds`` in any case; empty without a loop."""
+    if mark is None:
+        time.sleep(seconds)
+        return ()
     stacks = []
     for _ in range(SAMPLES):
         time.sleep(seconds / SAMPLES)
         stacks.append(stack_of(innermost_frames().get(mark.ident)))
     data = {"threads": [{"native_id": mark.native_id, "stacks": [stack for stack in stacks if stack]}]}
-    return Evidence("samples", text=f"{len(stacks)} more looks at the stack of the loop's thread between the two.", data=data)
+    return (Evidence("samples", text=f"{len(stacks)} more looks at the stack of the loop's thread between the two.", data=data),)
 
 
 def _callback(frame: FrameType, mark: LoopMark) -> tuple[Any, ...] | None:

@@ -200,11 +200,7 @@ class Reporter:
             return
         collection = self._collect({item.tool for item in alarm.evidence})
         first = self._sample([])
-        between: list[Evidence] = []
-        if alarm.pulse is not None and not alarm.over:
-            between.append(stacks_between(alarm.pulse.mark, BETWEEN_S))
-        elif not alarm.over:
-            time.sleep(BETWEEN_S)
+        between = () if alarm.over else stacks_between(alarm.pulse.mark if alarm.pulse is not None else None, BETWEEN_S)
         second = self._sample([]) if not alarm.over else first
         if alarm.uncertain and self._answers(alarm):
             self.ledger.drop("false suspicions")

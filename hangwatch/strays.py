@@ -84,14 +84,15 @@ class Strays:
         return found
 
     def _wait_of(self, task: TaskView, desk: SnapshotDesk) -> str | None:
-        from hangwatch.integrations.recognise import facts_of, wait_of
+        from hangwatch.integrations.recognise import facts_of, holds_of, wait_of
 
         chain = task.frames()
         facts = facts_of(chain, desk)
         if task.running or facts.own is None:
             return None
-        seen = wait_of(chain, desk, f"task:{task.id:x}", task, facts)
-        if seen.sighting is None or seen.deadline_ns is not None:
+        task_id = f"task:{task.id:x}"
+        seen = wait_of(chain, desk, task_id, task, facts)
+        if seen.sighting is None or seen.deadline_ns is not None or holds_of(chain, desk, task_id, seen.index, facts) is not None:
             return None
         primitive = seen.sighting.primitive
         return primitive.id if primitive.kind in KINDS and primitive.ready is not True and primitive.patience_ns is None else None

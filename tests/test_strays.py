@@ -67,7 +67,7 @@ def test_real_tasks_a_lock_counts_and_a_queue_does_not():
             async with asyncio.timeout(60) if sys.version_info >= (3, 11) else lock, lock:
                 pass
 
-        tasks = [asyncio.create_task(coroutine, name=coroutine.__name__) for coroutine in (locked(), queue.get(), limited())]
+        tasks = [asyncio.create_task(coroutine, name=coroutine.__name__) for coroutine in (limited(), queue.get(), locked())]
         await asyncio.sleep(0.01)
         ledger.loop_started(asyncio.get_running_loop())
         looker = Strays(Config.make({}, stall_after=0.05), ledger)

@@ -17,6 +17,8 @@ from hangwatch.records import Frame
 #: More frames than this are no pointer but a stack.
 MAX_CULPRITS = 6
 
+#: Functions of asyncio below which a loop's callbacks run.
+_TURNS = ("_run_once", "run_forever")
 _OURS = os.path.dirname(os.path.abspath(records.__file__)) + os.sep
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")
 _NATIVE = re.compile(r"\.so(\.[\d.]+)?$|\.(c|cc|cpp|h|pyx|rs|dll|dylib)$|^\[")
@@ -78,6 +80,19 @@ def library_wait(frames: Sequence[Frame]) -> list[Frame]:
     if not below:
         return []
     return [below[0], below[-1]] if len(below) > 1 else below
+
+
+def inside_the_loop(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """What the loop runs, without what runs the loop: the main program that started the server is not what blocks it."""
+    at = max(
+        (i for i, f in enumerate(frames) if f.function.split(".")[-1] in _TURNS and is_standard(f.file) and "asyncio" in f.file), default=0
+    )
+    if at == 0:
+        at = max(
+            (i for i, f in enumerate(frames) if f.function.split(".")[-1] in ("run", "run_until_complete") and "asyncio/runners" in f.file),
+            default=0,
+        )
+    return frames[at:]
 
 
 def spinning(stacks: list[tuple[Frame, ...]]) -> list[Frame]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hangwatch.records import Frame, Loop, Primitive, Thread
 from hangwatch.rules.base import Case
-from hangwatch.rules.frames import innermost, is_native, is_ours, is_standard
+from hangwatch.rules.frames import innermost, inside_the_loop, is_native, is_ours, is_standard
 from hangwatch.rules.source import line_of
 
 #: Below this share of a CPU a thread is not computing. Generous: a starved thread gets some, a waiting one next to none.
@@ -29,7 +29,6 @@ _IO_CALLS = (
     "clock_nanosleep", "nanosleep", "fsync", "fdatasync", "open", "flock", "fcntl", "ioctl", "sendfile", "splice", "stat", "getdents",
 )  # fmt: skip
 _LOOP_CALLS = ("epoll_wait", "epoll_pwait", "kevent")
-_TURNS = ("_run_once", "run_forever")
 _LOCK_CALLS = ("futex",)
 
 #: Standard library functions in which a thread waits, by the end of their file.
@@ -105,19 +104,6 @@ def _frames(case: Case, loop: Loop, thread: Thread | None) -> tuple[Frame, ...]:
     if written and (not own or ((late or _in_selector(own)) and not _in_selector(_as_frames(written)))):
         return inside_the_loop(_as_frames(written))
     return inside_the_loop(own)
-
-
-def inside_the_loop(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
-    """What the loop runs, without what runs the loop: the main program that started the server is not what blocks it."""
-    at = max(
-        (i for i, f in enumerate(frames) if f.function.split(".")[-1] in _TURNS and is_standard(f.file) and "asyncio" in f.file), default=0
-    )
-    if at == 0:
-        at = max(
-            (i for i, f in enumerate(frames) if f.function.split(".")[-1] in ("run", "run_until_complete") and "asyncio/runners" in f.file),
-            default=0,
-        )
-    return frames[at:]
 
 
 def samples(case: Case, doing: Doing) -> list[tuple[Frame, ...]]:
