@@ -52,10 +52,16 @@ def _leak(case: Case, primitive: Primitive, waiters: tuple[str, ...], live: tupl
             where(graph, waiters, depth=3),
         ),
         subjects=(*waiters[:20], primitive.id, *live),
-        confidence="likely" if used is not None and case.snapshot.at_ns and _stands(case, primitive) else "suspected",
+        confidence="likely" if _is_sure(case, primitive, live, used) else "suspected",
         advice="Something took it and ended without giving it back (an error, a cancellation, a response that was not closed): take it with `async with`, close what was opened in `finally`.",
         frees=graph.frees(primitive.id),
     )
+
+
+def _is_sure(case: Case, primitive: Primitive, live: tuple[str, ...], used: int | None) -> bool:
+    """What a task has that runs at this moment is not seen: as many as are missing may be with those."""
+    running = sum(task.state == "running" for task in case.snapshot.tasks)
+    return used is not None and used - _with_the_living(primitive, live) > running and _stands(case, primitive)
 
 
 def _stands(case: Case, primitive: Primitive) -> bool:

@@ -44,3 +44,11 @@ def test_twin_there_is_room():
     scene, primitive = pool()
     scene.change(primitive, ready=True, in_use=1)
     assert list(pool_exhausted.check(scene.case())) == []
+
+
+def test_what_a_running_task_has_is_not_seen_and_so_no_leak_for_sure():
+    scene, _ = pool()
+    for _ in range(2):
+        scene.task("exports", ["starlette/responses.py:stream_response"], state="running")
+    (finding,) = pool_exhausted.check(scene.case())
+    assert finding.confidence == "suspected"
