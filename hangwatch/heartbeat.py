@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import platform
 import sys
-import time
 from types import FrameType
 from typing import Any, Final
 
 from hangwatch.ledger import LoopMark
-from hangwatch.records import Evidence
 
 #: Deeper stacks than this are not searched for the loop's frame; they are busy in any case.
 MAX_DEPTH: Final = 500
-#: Looks at the stack of a blocked loop between the two samples.
-SAMPLES: Final = 8
 _HOOKS: Final = "hangwatch/integrations/asyncio_hooks.py"
 #: epoll_wait, epoll_pwait, epoll_pwait2 by machine; elsewhere a loop without Python frames counts as asleep.
 _EPOLL: Final = {"x86_64": (b"232", b"281", b"441"), "aarch64": (b"22", b"441")}.get(platform.machine(), ())
@@ -103,20 +99,6 @@ def stack_of(frame: FrameType | None) -> list[dict[str, Any]]:
         )
         frame = frame.f_back
     return found[::-1]
-
-
-def stacks_between(mark: LoopMark | None, seconds: float) -> tuple[Evidence, ...]:
-    """Where the loop's thread stands, again and again for so long: of a loop that spins, one look shows whatever it calls at that moment, and
-    only many show what does not return. Lasts for ``seconds`` in any case; empty without a loop."""
-    if mark is None:
-        time.sleep(seconds)
-        return ()
-    stacks = []
-    for _ in range(SAMPLES):
-        time.sleep(seconds / SAMPLES)
-        stacks.append(stack_of(innermost_frames().get(mark.ident)))
-    data = {"threads": [{"native_id": mark.native_id, "stacks": [stack for stack in stacks if stack]}]}
-    return (Evidence("samples", text=f"{len(stacks)} more looks at the stack of the loop's thread between the two.", data=data),)
 
 
 def _callback(frame: FrameType, mark: LoopMark) -> tuple[Any, ...] | None:

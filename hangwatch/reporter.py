@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final
 from hangwatch import samples, worker
 from hangwatch.casebook import Casebook, Open, stall_now, sureness
 from hangwatch.config import Config
-from hangwatch.heartbeat import stacks_between
 from hangwatch.ledger import Follow, Ledger
 from hangwatch.records import Evidence, Incident, Snapshot, Stall, to_json
 from hangwatch.silence import SilenceNote
@@ -200,14 +199,16 @@ class Reporter:
             return
         collection = self._collect({item.tool for item in alarm.evidence})
         first = self._sample([])
-        between = () if alarm.over else stacks_between(alarm.pulse.mark if alarm.pulse is not None else None, BETWEEN_S)
+        if not alarm.over:
+            time.sleep(BETWEEN_S)
         second = self._sample([]) if not alarm.over else first
         if alarm.uncertain and self._answers(alarm):
             self.ledger.drop("false suspicions")
             if alarm.pulse is not None:
                 alarm.pulse.blocked = False
             return
-        evidence = (*alarm.evidence, *collection.gather(), *between)
+        stacks = samples.stacks(alarm.pulse.mark, second) if alarm.pulse is not None and not alarm.over else ()
+        evidence = (*alarm.evidence, *collection.gather(), *stacks)
         known = self._tell(alarm.stall, second, None if alarm.over else first, evidence, 1)
         if alarm.over:
             self.book.close(known)

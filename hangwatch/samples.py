@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
+from hangwatch.heartbeat import innermost_frames, stack_of
 from hangwatch.integrations import uvicorn_hooks
-from hangwatch.ledger import Follow, Ledger
-from hangwatch.records import Request, Snapshot
+from hangwatch.ledger import Follow, Ledger, LoopMark
+from hangwatch.records import Evidence, Request, Snapshot
 
 #: Kinds of stuck requests investigated from one pair of samples; the others count towards the last.
 MAX_GROUPS: Final = 5
@@ -14,6 +16,10 @@ MAX_GROUPS: Final = 5
 MAX_REQUESTS: Final = 1000
 #: Innermost frames that make a place.
 PLACE_FRAMES: Final = 8
+#: Looks at the stack of a loop that computes, and seconds between two. Few: each takes the GIL from the loop, which on a crowded machine then
+#: waits long for a CPU.
+STACKS: Final = 5
+STACKS_EVERY_S: Final = 0.006
 
 
 def sample(ledger: Ledger, stuck: list[Follow]) -> Snapshot:
@@ -51,3 +57,18 @@ def by_place(stuck: list[Follow], snapshot: Snapshot) -> list[list[Follow]]:
             place = next(reversed(groups))
         groups.setdefault(place, []).append(follow)
     return list(groups.values())
+
+
+def stacks(mark: LoopMark, snapshot: Snapshot) -> tuple[Evidence, ...]:
+    """Where the thread of a loop that computes stands, a few times more: one look shows whatever it calls at that moment, and only several
+    show what does not return. Empty when the thread waits, as then every look shows the same."""
+    thread = next((thread for thread in snapshot.threads if thread.native_id == mark.native_id), None)
+    # Whoever looks from inside has the GIL meanwhile: a thread that computes is seen in a futex.
+    if thread is None or thread.waits_on is not None or not (thread.syscall or "futex").startswith("futex"):
+        return ()
+    found = []
+    for _ in range(STACKS):
+        time.sleep(STACKS_EVERY_S)
+        found.append(stack_of(innermost_frames().get(mark.ident)))
+    data = {"threads": [{"native_id": mark.native_id, "stacks": [stack for stack in found if stack]}]}
+    return (Evidence("samples", f"{len(found)} more looks at the stack of the loop's thread.", data),)
