@@ -4,6 +4,7 @@
 # make vm     the slowest stage: other kernels and arm64, emulated (VM='-k arm64-6.1' for one)
 # make check  types, lint, floors
 # make bench  what it costs, paired, as ratios
+# make soak   ten minutes of healthy services under `hangwatch watch`: nothing may be told; what it cost
 # make corpus the real hangs: how many are explained
 # Each sets up what it needs in .venv; nothing is installed elsewhere.
 
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test integration vm check bench corpus fmt clean
+.PHONY: demo test integration vm check bench soak corpus fmt clean
 .SILENT:
 
 $(VENV)/ready: pyproject.toml
@@ -58,6 +59,9 @@ fmt: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python -m tests.benchmarks.run
+
+soak: $(VENV)/ready
+	$(BIN)/python -m tests.watcher.soak
 
 corpus: $(VENV)/ready
 	$(BIN)/python -m tests.corpus

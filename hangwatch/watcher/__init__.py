@@ -112,6 +112,7 @@ class Watcher:
                 self._stop.wait(self.budget.pause_s(self.loops.pause_s))
         finally:
             self._put_end(examiner)
+            self._note_what_is_missing()
             self.close()
 
     def stop(self) -> None:
@@ -264,7 +265,18 @@ class Watcher:
         self.exporters.offer(incident)
 
     def _lost(self) -> int:
-        return self.loops.collector.lost() if self.loops is not None and self.loops.collector is not None else 0
+        """Events and entries for which the kernel's programs had no room."""
+        both = (self.loops, self.connections)
+        return sum(part.collector.lost() for part in both if part is not None and part.collector is not None)
+
+    def _note_what_is_missing(self) -> None:
+        assert self.loops is not None and self.connections is not None
+        if lost := self._lost():
+            self.dropped["kernel events"] = lost
+        for what, count in self.connections.errors.items():
+            self.dropped[what] = count
+        if self.loops.errors:
+            self.dropped["closer looks that the kernel refused"] = self.loops.errors
 
     def _count(self, what: str) -> None:
         if what in self.dropped or len(self.dropped) < 50:

@@ -4,7 +4,8 @@ Two observers. The kernel's socket diagnosis costs nobody but the watcher anythi
 answered, and what is not acknowledged. The program of collectors/conntime.bpf.c sees each call: streams that stop half-way, uploads,
 upgrades, TLS. It taxes every system call of the host, so it is attached for a window when the first saw something, or for good when asked.
 
-What neither can tell from outside: which of many HTTP/2 requests on one connection waits; whether a quiet event stream is stuck.
+What neither can tell from outside: which of many HTTP/2 requests on one connection waits; whether a quiet event stream is stuck; a request
+that was pipelined behind one that is answered, unless the first bytes are copied and both heads fit into them. `attach` sees all three.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hangwatch.kernel.bpf import BpfError
 from hangwatch.kernel.collectors import ConnTime
 from hangwatch.kernel.rows import CLIENT, SEEDED, SERVER, TLS, WAITS, ConnectionRow, Heads
 from hangwatch.kernel.sockets import SocketTable
-from hangwatch.watcher.states import HALF_ANSWERED, NOT_READING, PENDING, TROUBLE, UPSTREAM, classify, request_line
+from hangwatch.watcher.states import HALF_ANSWERED, NOT_READING, PENDING, TROUBLE, UPSTREAM, classify, request_line, unanswered
 
 #: How long the program stays attached after something was suspected: some requests' time.
 WINDOW_S = 30.0
@@ -166,7 +167,9 @@ class ConnectionWatch:
             if state == NOT_READING and here is not None and here.family == "tcp":
                 # What the process last wrote may still be on its way to a slow reader; the sockets know (`_of_sockets`).
                 continue
-            since = {PENDING: row.waits_since, NOT_READING: max(row.unsent_since, row.sent_at), HALF_ANSWERED: row.sent_at}[state]
+            # A pipelined request waits since the one before it was answered.
+            pending = row.waits_since if row.waits else row.sent_at
+            since = {PENDING: pending, NOT_READING: max(row.unsent_since, row.sent_at), HALF_ANSWERED: row.sent_at}[state]
             local, peer = (here.local, here.peer) if here is not None else ("", "")
             found.append(
                 ConnectionStall(
@@ -180,7 +183,7 @@ class ConnectionWatch:
                     row.received,
                     row.sent,
                     bool(row.flags & TLS),
-                    request_line(heads.request),
+                    request_line(heads.request if row.waits or state != PENDING else unanswered(row, heads)),
                     "eBPF",
                 )
             )

@@ -28,8 +28,36 @@ def classify(row: ConnectionRow, heads: Heads, now_ns: int, limit_ns: int) -> st
             return "receiving"
         return "request-incomplete" if _is_incomplete(row, heads.request) else PENDING
     if row.sent_at and heads.answer.startswith(b"HTTP/1."):
+        if now_ns - row.sent_at > limit_ns and unanswered(row, heads):
+            return PENDING
         return _of_answer(row, heads, now_ns, limit_ns)
     return "idle"
+
+
+#: What no request is shorter than: ``GET / HTTP/1.1`` and its two ends of line.
+SHORTEST_REQUEST = 18
+
+
+def unanswered(row: ConnectionRow, heads: Heads) -> bytes:
+    """The beginning of a second request that came with or right behind the first (pipelined), of which only the first was answered.
+
+    Known only where both heads are short enough to be kept and say how long their bodies are: then there are bytes behind the first
+    request, and none behind its answer. b"" where that is not so, or not known.
+    """
+    request, answer = heads.request, heads.answer
+    ends, asked, said = request.find(b"\r\n\r\n"), _header(request, b"content-length"), _header(answer, b"content-length")
+    if ends < 0 or _METHOD.match(request) is None or _header(request, b"transfer-encoding") is not None or (asked and not asked.isdigit()):
+        return b""
+    first = ends + 4 + int(asked or 0)
+    if row.request_bytes < first + SHORTEST_REQUEST or _header(answer, b"connection") == b"close":
+        return b""
+    begins = answer.find(b"\r\n\r\n") + 4
+    if answer[9:12] in (b"204", b"304") or request.startswith(b"HEAD "):
+        said = b"0"
+    if begins < 4 or said is None or not said.isdigit() or row.answer_bytes != begins + int(said):
+        return b""
+    # What came by a read of its own is not among the first bytes.
+    return request[first:] if _METHOD.match(request[first:]) else b"?"
 
 
 def _of_answer(row: ConnectionRow, heads: Heads, now_ns: int, limit_ns: int) -> str:

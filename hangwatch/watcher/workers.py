@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,9 @@ from hangwatch.kernel import files
 
 #: A master's children, a restarted worker: looked for this often. Between a start and the first request lie some seconds.
 RESCAN_S = 2.0
+#: Of all that run, those that are over sooner are left alone: to look into each of a build's thousand processes costs more than it tells.
+YOUNG_S = 2.0
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK") or 100
 #: Reasons of `permissions.why_not` for which a process is no Python worker; for the others it is one that cannot be read.
 _NO_WORKER = frozenset(("not-python", "kernel-thread", "zombie", "gone", "hidden", "32-bit", "pypy"))
 _PYTHON = re.compile(r"(?:lib)?python\d|uwsgi|gunicorn")
@@ -84,9 +88,10 @@ class Roster:
     def _is_candidate(self, pid: int) -> bool:
         if self.choice.containers and not _in_container(pid, self.choice.containers):
             return False
-        if pid in self.workers or self._seen.get(pid) == _identity(pid):
+        identity = _identity(pid)
+        if pid in self.workers or self._seen.get(pid) == identity:
             return True
-        return looks_like_python(pid)
+        return _age_s(identity) >= YOUNG_S and looks_like_python(pid)
 
 
 def looks_like_python(pid: int) -> bool:
@@ -108,6 +113,12 @@ def _worker(pid: int, identity: str) -> Worker | None:
     if refused is not None and refused.reason in _NO_WORKER:
         return None
     return Worker(pid, identity, attach.service_name(pid), str(refused) if refused else "")
+
+
+def _age_s(identity: str) -> float:
+    """Seconds since it began; for ever where that is not known."""
+    begun = identity.partition(" ")[0]
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(begun) / _TICKS_A_SECOND if begun.isdigit() else float("inf")
 
 
 def _identity(pid: int) -> str:

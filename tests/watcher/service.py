@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import hashlib
 import os
 import threading
@@ -51,6 +53,33 @@ async def locks(receive, send):
     await answer(receive, send)
 
 
+async def holds(receive, send):
+    """Native code in another thread, with the GIL."""
+    await asyncio.to_thread(ctypes.PyDLL(None).usleep, 1_200_000)
+    await answer(receive, send)
+
+
+def many_objects(number):
+    gc.disable()
+    heap = [[[n], [n + 1], [n + 2]] for n in range(number)]
+    gc.enable()
+    return heap
+
+
+async def collects(receive, send):
+    heap = many_objects(200_000)
+    end = time.monotonic() + 1.2
+    while time.monotonic() < end:
+        gc.collect()
+    del heap
+    await answer(receive, send)
+
+
+async def rests(receive, send):
+    await asyncio.sleep(1)
+    await answer(receive, send)
+
+
 async def parks(receive, send):
     await asyncio.Event().wait()
 
@@ -87,6 +116,6 @@ async def uploads(receive, send):
 
 
 PATHS = {
-    "/sleeps": sleeps, "/computes": computes, "/locks": locks, "/parks": parks, "/asks": asks, "/pours": pours,
+    "/sleeps": sleeps, "/computes": computes, "/locks": locks, "/holds": holds, "/collects": collects, "/rests": rests, "/parks": parks, "/asks": asks, "/pours": pours,
     "/half": stops_half_way, "/streams": streams, "/uploads": uploads,
 }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hangwatch.kernel.rows import CLIENT, SERVER, TLS, UPGRADED, WAITS, ConnectionRow, Heads
-from hangwatch.watcher.states import classify, request_line
+from hangwatch.watcher.states import classify, request_line, unanswered
 
 S = 1_000_000_000
 NOW, LIMIT = 1000 * S, 10 * S
@@ -26,6 +26,9 @@ def post(length):
     return Heads(b"POST /upload HTTP/1.1\r\nContent-Length: " + str(length).encode() + b"\r\n\r\n")
 
 
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"
+ANSWERED = len(ANSWER) + 5
+TWO = Heads((GET + b"GET /second HTTP/1.1\r\n").ljust(128, b"\0")[:128], ANSWER)
 # The head of such an upload.
 HEAD = len(post(1000).request)
 
@@ -61,6 +64,41 @@ CASES = {
     "connected and silent": (row(), Heads(), "idle"),
     "a client that does not read": (row(sent=60, unsent=60), Heads(), "client-not-reading"),
     "a client that reads slowly": (row(sent=3, unsent=60), Heads(), "sending"),
+    "pipelined, only the first answered": (
+        row(received=60, sent=60, request_bytes=200, answer_bytes=ANSWERED),
+        TWO,
+        "request-pending",
+    ),
+    "pipelined, both answered": (
+        row(received=60, sent=60, request_bytes=200, answer_bytes=2 * ANSWERED),
+        TWO,
+        "idle",
+    ),
+    "pipelined, but the first has some time left": (
+        row(received=60, sent=6, request_bytes=200, answer_bytes=ANSWERED),
+        TWO,
+        "idle",
+    ),
+    "pipelined, read apart": (
+        row(received=60, sent=60, request_bytes=200, answer_bytes=ANSWERED),
+        Heads(GET.ljust(128, b"\0"), ANSWER),
+        "request-pending",
+    ),
+    "an end of line behind a request": (
+        row(received=60, sent=60, request_bytes=len(GET) + 2, answer_bytes=ANSWERED),
+        Heads((GET + b"\r\n").ljust(128, b"\0"), ANSWER),
+        "idle",
+    ),
+    "pipelined, of unknown length": (
+        row(received=60, sent=60, request_bytes=200, answer_bytes=ANSWERED),
+        Heads(b"GET /a HTTP/1.1\r\nHost: a".ljust(128, b"x"), ANSWER),
+        "idle",
+    ),
+    "pipelined, and the server closes": (
+        row(received=60, sent=60, request_bytes=200, answer_bytes=ANSWERED + 19),
+        Heads(TWO.request, ANSWER.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")),
+        "idle",
+    ),
     "an upstream that is silent": (row(CLIENT, WAITS, waits=11, sent=11), Heads(), "upstream-silent"),
     "an upstream that has some time left": (row(CLIENT, WAITS, waits=9, sent=9), Heads(), "idle"),
     "a pooled upstream": (row(CLIENT, received=60, sent=61), Heads(), "idle"),
@@ -86,3 +124,9 @@ def test_states(name):
 )
 def test_a_request_line_carries_no_secret_and_nothing_a_terminal_obeys(head, line):
     assert request_line(head) == line
+
+
+def test_a_pipelined_request_is_named_where_it_is_among_the_first_bytes():
+    one = row(received=60, sent=60, request_bytes=200, answer_bytes=ANSWERED)
+    assert request_line(unanswered(one, TWO)) == "GET /second"
+    assert request_line(unanswered(one, Heads(GET.ljust(128, b"\0"), ANSWER))) == ""
