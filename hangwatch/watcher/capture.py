@@ -87,8 +87,34 @@ def of_loop(worker: Worker, stall: LoopStall, limit_ns: int, throttled: Throttli
     if not stall.certain and (loop.id in looks.turned or loop.asleep):
         raise NoStall("it is busy, and goes from callback to callback")
     told = Stall("loop", loop.id, stall.since_ns, limit_ns)
+    looks = _during(looks, loop, stall, facts)
     now = _with_lag(looks.now, loop, stall)
-    return conclude(worker, told, dataclasses.replace(looks, now=now), facts)
+    return conclude(worker, told, dataclasses.replace(looks, earlier=now if looks.earlier is looks.now else looks.earlier, now=now), facts)
+
+
+def _during(looks: Looks, loop: Loop, stall: LoopStall, facts: Evidence) -> Looks:
+    """The looks at the block. Where it was over before the second, or before both: the first, or what the kernel saw in time."""
+    if not loop.asleep:
+        return looks
+    before = next((other for other in looks.earlier.loops if other.id == loop.id), None)
+    if before is not None and before.asleep is False:
+        return dataclasses.replace(looks, now=looks.earlier)
+    (seen,) = facts.data["threads"]
+    now = dataclasses.replace(
+        looks.now,
+        loops=tuple(dataclasses.replace(other, asleep=False) if other.id == loop.id else other for other in looks.now.loops),
+        threads=tuple(
+            dataclasses.replace(thread, syscall=seen["what"] or seen["call"] or None, frames=(), waits_on=None)
+            if thread.id == loop.thread_id
+            else thread
+            for thread in looks.now.threads
+        ),
+        gaps=(
+            *looks.now.gaps,
+            "It was over when the process' memory was read: where it happened is not known, what it did is the kernel's word.",
+        ),
+    )
+    return dataclasses.replace(looks, earlier=now, now=now)
 
 
 def of_connections(worker: Worker, stalls: list[ConnectionStall], upstreams: list[ConnectionStall], config: Config) -> list[Incident]:

@@ -192,7 +192,8 @@ def main() -> int:
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        services = [stack.enter_context(uvicorn(policy)) for policy in ("asyncio", "uvloop")]
+        # These clients answer no pings.
+        services = [stack.enter_context(uvicorn(policy, "--ws-ping-interval", "86400")) for policy in ("asyncio", "uvloop")]
         pids = {service.pid for service in services}
         limits = ["--stall-after", str(given.limit), "--rate-limit", "0"]
         watchers = [
