@@ -19,6 +19,7 @@ from hangwatch.store import Store
 from hangwatch.watcher import Choice
 from tests.kernel.bpf import needs_bpf
 from tests.processes import running, until
+from tests.watcher.service import BLOCK_S
 from tests.watcher.watched import (
     LOOP_AFTER_S,
     ROOT,
@@ -65,6 +66,8 @@ BLOCKS = [
     ("/sleeps", "blocked-loop-io", "asleep", "clock_nanosleep"),
     ("/computes", "blocked-loop-cpu", "computing", ""),
     ("/locks", "lock-leaked", "asleep", "futex"),
+    ("/holds", "gil-held", "gil", "futex"),
+    ("/collects", "gc-pause", "computing", ""),
 ]
 
 
@@ -76,9 +79,10 @@ def test_a_blocked_loop_is_told_while_it_lasts(watched, client, path, cause, ver
     asked = client().ask(path)
     incident = waits_for(told, lambda i: i.stall.kind == "loop" and i.snapshot.pid == service.pid, begun)
     after_ns = told.at[told.index(incident)] - incident.stall.since_ns
-    assert after_ns < 1_200_000_000, "told after it was over"
+    assert after_ns < BLOCK_S * 1e9, "told after it was over"
     assert cause in {finding.cause for finding in incident.findings}
-    assert any(frame.file.endswith("service.py") for finding in incident.findings[:1] for frame in finding.culprit)
+    # Where the GIL is kept by a library that a thread calls, that call is the culprit.
+    assert path == "/holds" or any(frame.file.endswith("service.py") for finding in incident.findings[:1] for frame in finding.culprit)
     facts = kernel_facts(incident).data
     (thread,) = facts["threads"]
     assert thread["tid"] == service.pid and thread["call"] == call and thread["busy_ms"] >= LOOP_AFTER_S * 1e3
@@ -138,6 +142,18 @@ def test_an_answer_that_stops_half_way(watched, client):
         begun,
     )
     assert any(r.route == "/half" for r in incident.snapshot.requests)
+
+
+@needs_bpf
+def test_a_pipelined_request_behind_an_answered_one(watched, client):
+    _, told = watched
+    begun = len(told)
+    asked = client()
+    asked.socket.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /parks HTTP/1.1\r\nHost: x\r\n\r\n")
+    asked.answer()
+    incident = waits_for(told, lambda i: asked.address in str([e.data for e in i.evidence if e.tool == "ebpf"]), begun)
+    (connection,) = [c for c in kernel_facts(incident).data["connections"] if c["peer"] == asked.address]
+    assert (connection["state"], connection["request"]) == ("request-pending", "GET /parks") and connection["task_id"]
 
 
 @needs_bpf

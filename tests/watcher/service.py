@@ -10,6 +10,8 @@ import os
 import threading
 import time
 
+#: How long the loop is blocked: many times what it takes to tell it, so that "while it lasts" also means something on a busy machine.
+BLOCK_S = 3.0
 OK = [(b"content-type", b"text/plain"), (b"content-length", b"2")]
 
 
@@ -35,12 +37,12 @@ async def answer(receive, send):
 
 
 async def sleeps(receive, send):
-    time.sleep(1.2)
+    time.sleep(BLOCK_S)
     await answer(receive, send)
 
 
 async def computes(receive, send):
-    end = time.monotonic() + 1.2
+    end = time.monotonic() + BLOCK_S
     while time.monotonic() < end:
         hashlib.sha256(b"x" * 1000).digest()
     await answer(receive, send)
@@ -49,13 +51,13 @@ async def computes(receive, send):
 async def locks(receive, send):
     lock = threading.Lock()
     lock.acquire()
-    lock.acquire(timeout=1.2)
+    lock.acquire(timeout=BLOCK_S)
     await answer(receive, send)
 
 
 async def holds(receive, send):
     """Native code in another thread, with the GIL."""
-    await asyncio.to_thread(ctypes.PyDLL(None).usleep, 1_200_000)
+    await asyncio.to_thread(ctypes.PyDLL(None).usleep, int(BLOCK_S * 1e6))
     await answer(receive, send)
 
 
@@ -68,7 +70,7 @@ def many_objects(number):
 
 async def collects(receive, send):
     heap = many_objects(200_000)
-    end = time.monotonic() + 1.2
+    end = time.monotonic() + BLOCK_S
     while time.monotonic() < end:
         gc.collect()
     del heap

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -66,22 +67,22 @@ def test_a_container_from_beside_it(tmp_path):
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # nsenter has a child, which is the watcher
         )
-        timer = threading.Timer(60, watcher.kill)
+        timer = threading.Timer(90, os.killpg, (watcher.pid, signal.SIGKILL))
         timer.start()
         try:
             address = service.ask("/parks")
-            parked = json.loads(watcher.stdout.readline())
+            parked = next(i for i in map(json.loads, watcher.stdout) if i["stall"]["kind"] == "request")
             assert parked["snapshot"]["pid"] == 1 and "never-set" in {finding["cause"] for finding in parked["findings"]}
             assert address in json.dumps(parked["evidence"])
             service.ask("/sleeps")
-            blocked = json.loads(watcher.stdout.readline())
-            assert (blocked["stall"]["kind"], blocked["findings"][0]["cause"]) == ("loop", "blocked-loop-io")
+            blocked = next(i for i in map(json.loads, watcher.stdout) if i["stall"]["kind"] == "loop")
+            assert blocked["findings"][0]["cause"] == "blocked-loop-io"
         finally:
             timer.cancel()
-            watcher.kill()
+            os.killpg(watcher.pid, signal.SIGKILL)
             watcher.communicate()
 
 
