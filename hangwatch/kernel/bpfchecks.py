@@ -96,6 +96,11 @@ def explain(number: int, step: str, known: Facts) -> tuple[str, str]:
             "kernel lockdown is set to confidentiality: no program may read kernel memory",
             f"Boot with lockdown=integrity, or without it (in a virtual machine: without Secure Boot). {FALLBACK}",
         )
+    if number == errno.ENOENT and step.startswith("RAW_TRACEPOINT_OPEN"):
+        return (
+            f"this kernel has no tracepoint {step.rpartition(' ')[2]} (CONFIG_TRACEPOINTS, CONFIG_HAVE_SYSCALL_TRACEPOINTS)",
+            f"Another kernel. {FALLBACK}",
+        )
     if number not in (errno.EPERM, errno.EACCES):
         return f"{step} failed: {os.strerror(number)}", "Please report it with the kernel's version: uname -r."
     if not capable:

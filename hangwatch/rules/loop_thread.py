@@ -310,9 +310,21 @@ def _runs(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ..
     used = [f"Its thread used {share * 100:.0f} % of a CPU between two looks."] if share is not None else []
     facts = [*used, *starved]
     if not frames:
-        return None
+        return _by_the_kernel(case, loop, thread, starved)
     sure = share >= STARVED_SHARE or bool(starved) if share is not None else _is_busy(case, thread) is not False
     return Doing(loop, thread, frames, "cpu", tuple(facts), sure=sure)
+
+
+def _by_the_kernel(case: Case, loop: Loop, thread: Thread | None, starved: list[str]) -> Doing | None:
+    """Where nobody saw its stack in time: what the scheduler counted since it left its loop."""
+    seen = _witness(case, "ebpf", thread) or {}
+    busy_ms, cpu_ms, delay_ms = (float(seen.get(f"{name}_ms") or 0) for name in ("busy", "cpu", "delay"))
+    if starved or delay_ms > max(cpu_ms, busy_ms / 2):
+        waited = f"It waited {delay_ms:.0f} of {busy_ms:.0f} ms for a CPU."
+        return Doing(loop, thread, (), "starved", tuple(starved) or (waited,), sure=bool(starved))
+    if cpu_ms > busy_ms / 2:
+        return Doing(loop, thread, (), "cpu", (f"It was on a CPU for {cpu_ms:.0f} of {busy_ms:.0f} ms.",), sure=False)
+    return None
 
 
 def _starved(case: Case, thread: Thread | None) -> list[str]:

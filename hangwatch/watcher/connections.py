@@ -239,8 +239,10 @@ class ConnectionWatch:
                 pid = next(watched.pid for watched in self._watched.values() if watched.namespace == namespace)
                 self._sockets[namespace] = sockdiag.open_socket(pid)
             return list(sockdiag.connections(self._sockets[namespace], port, quiet_ms))
-        except (OSError, StopIteration) as error:
-            self._count(f"sock_diag: {error}")
+        except (FileNotFoundError, StopIteration):
+            return []  # the process by which the namespace is found has just ended
+        except OSError as error:
+            self._count(f"sock_diag: {error.strerror or error}")
             return []
 
     def _owned(self, trouble: dict[tuple[int, int], tuple[str, int, sockdiag.Diagnosis]], now: int) -> list[ConnectionStall]:

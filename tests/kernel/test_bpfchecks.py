@@ -35,6 +35,7 @@ ROWS = [
     (errno.EPERM, "PROG_LOAD loop_switch", but(lockdown="confidentiality"), "lockdown", "lockdown=integrity"),
     (errno.EINVAL, "MAP_CREATE events", but(kernel=(5, 4)), "older than 5.8", "sampled from /proc"),
     (errno.ENOSYS, "MAP_CREATE threads", ABLE, "CONFIG_BPF_SYSCALL", "sampled from /proc"),
+    (errno.ENOENT, "RAW_TRACEPOINT_OPEN sched_switch", ABLE, "no tracepoint sched_switch", "sampled from /proc"),
     (errno.EINVAL, "PROG_LOAD loop_switch", ABLE, "Invalid argument", "uname -r"),
 ]
 
