@@ -7,6 +7,7 @@ safe place (`newthread`, x86-64).
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import secrets
 from typing import Any, Final, NoReturn
@@ -113,8 +114,9 @@ def _may_start_threads() -> bool:
 def _has_loop(reader: RemoteReader) -> bool:
     """A thread whose stack moves while it is read may hide its loop: asked more than once."""
     for _ in range(_LOOKS):
-        if reader.loops():
-            return True
+        with contextlib.suppress(CannotLook):  # it changes too fast
+            if reader.loops():
+                return True
         reader.refresh()
     return False
 

@@ -32,7 +32,7 @@ def wait(pid: int, token: str, patience_s: float = PATIENCE_S) -> dict[str, Any]
             steps, end = now, time.monotonic() + patience_s
         line, ended, _ = (files.read_text(path, WORD_AT) or "").partition("\n") if path else ("", "", "")
         if path and ended:
-            _say(path, READ)
+            _say(path, token, READ)
             found: dict[str, Any] = json.loads(line)
             return found
         time.sleep(0.01)
@@ -42,15 +42,19 @@ def wait(pid: int, token: str, patience_s: float = PATIENCE_S) -> dict[str, Any]
 def call_off(pid: int, token: str) -> bool:
     """Whether the target will take notice: it has begun and not ended, and undoes what it has done."""
     path = _path(pid, token)
-    return path is not None and _say(path, CALLED_OFF)
+    return path is not None and _say(path, token, CALLED_OFF)
 
 
 def _path(pid: int, token: str) -> str | None:
     for number in files.list_numbers(f"/proc/{pid}/fd"):
         path = f"/proc/{pid}/fd/{number}"
-        if (files.read_link(path) or "").startswith(f"/memfd:hangwatch-{token}"):
+        if _is_it(path, token):
             return path
     return None
+
+
+def _is_it(path: str, token: str) -> bool:
+    return (files.read_link(path) or "").startswith(f"/memfd:hangwatch-{token}")
 
 
 def _steps(path: str) -> bytes:
@@ -59,11 +63,12 @@ def _steps(path: str) -> bytes:
     return b""
 
 
-def _say(path: str, word: bytes) -> bool:
+def _say(path: str, token: str, word: bytes) -> bool:
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            return os.pwrite(handle, word, WORD_AT) == 1
+            # The target may have closed it since, and its number may be that of a file of the application's.
+            return _is_it(f"/proc/self/fd/{handle}", token) and os.pwrite(handle, word, WORD_AT) == 1
         finally:
             os.close(handle)
     return False
