@@ -19,9 +19,14 @@ def wait_for_peer(port):
         peer.recv(1)
 
 
+async def silence(reader, writer):
+    await asyncio.Event().wait()
+    writer.close()
+
+
 async def main():
     one, two = asyncio.Lock(), asyncio.Lock()
-    silent = await asyncio.start_server(lambda reader, writer: asyncio.Event().wait(), "127.0.0.1", 8080)
+    silent = await asyncio.start_server(silence, "127.0.0.1", 8080)
     tasks = [asyncio.create_task(transfer(one, two), name="there"), asyncio.create_task(transfer(two, one), name="back")]
     threading.Thread(target=wait_for_peer, args=(8080,), name="patient", daemon=True).start()
     await asyncio.sleep(0.3)

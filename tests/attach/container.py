@@ -56,13 +56,17 @@ def main():
     spec = json.loads(sys.argv[1])
     asks, asked = os.pipe()
     done, answers = os.pipe()
+    proc = os.open("/proc", os.O_PATH)  # before the root is another
     checked(libc.unshare(NEWNS | NEWUTS | NEWIPC | NEWPID | NEWNET))
     child = os.fork()
     if child:
-        os.read(asks, 1)
+        os.close(asked)
+        if not os.read(asks, 1):
+            return
         for name in ("uid_map", "gid_map"):
-            with open(f"/proc/{child}/{name}", "w") as file:
-                file.write(f"0 {OUTSIDE} 65536")
+            handle = os.open(f"{child}/{name}", os.O_WRONLY, dir_fd=proc)
+            os.write(handle, f"0 {OUTSIDE} 65536".encode())
+            os.close(handle)
         os.write(answers, b"1")
         os.waitpid(child, 0)
         return

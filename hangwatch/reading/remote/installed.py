@@ -9,6 +9,8 @@ from typing import Protocol
 
 from hangwatch.reading.view import ObjectView
 
+#: As in the kernel (MAXSYMLINKS).
+_LINKS = 40
 _INFO = re.compile(r"^(?P<name>.+?)-(?P<version>[^-]+)(?:-py[\d.]+)?\.(?:dist|egg)-info$")
 #: Distributions whose import name is not their own name, of those that matter to a service that hangs.
 _IMPORTED_AS = {
@@ -30,7 +32,7 @@ def versions(reader: Modules, modules: Iterable[str]) -> dict[str, str]:
     for folder in _path(reader) if reader.source == "attach" else ():
         try:
             # Through the target's own root: in a container the same path is another folder here.
-            names = os.listdir(f"/proc/{reader.pid}/root{folder}")
+            names = os.listdir(_inside(reader.pid, folder) or "")
         except OSError:
             continue
         for name in names:
@@ -45,6 +47,35 @@ def versions(reader: Modules, modules: Iterable[str]) -> dict[str, str]:
             if stated:
                 found[top.lower().replace("_", "-")] = stated
     return found
+
+
+def _inside(pid: int, path: str) -> str | None:
+    """The name under which this process reaches what ``path`` is to process ``pid``; None when it leads nowhere.
+
+    ``/proc/PID/root`` alone does not do: the kernel follows an absolute symbolic link below it from our own root.
+    """
+    root, done = f"/proc/{pid}/root", ""
+    waiting = path.split("/")[::-1]
+    links = 0
+    while waiting:
+        part = waiting.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            done = done.rpartition("/")[0]
+            continue
+        try:
+            to = os.readlink(f"{root}{done}/{part}")
+        except OSError:
+            done += "/" + part
+            continue
+        links += 1
+        if links > _LINKS:
+            return None
+        if to.startswith("/"):
+            done = ""
+        waiting += to.split("/")[::-1]
+    return root + done
 
 
 def _path(reader: Modules) -> list[str]:
