@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import struct
 from dataclasses import dataclass, field
+from typing import Final
 
 from hangwatch.errors import CannotLook
 from hangwatch.reading.remote import debug_offsets, elf
@@ -33,6 +35,10 @@ class ThreadState:
     complete: bool = True
 
 
+#: Where glibc keeps a thread's id in its record: x86-64, arm64.
+_RECORD_ID: Final = (720, 208)
+
+
 def thread_states(codes: Codes, roots: Roots, inside_ids: frozenset[int]) -> list[ThreadState]:
     """All threads with their stacks, outermost frame first. ``inside_ids``: the ids that the kernel lists (may be empty)."""
     heap, layout = codes.heap, codes.heap.layout
@@ -59,10 +65,13 @@ def _thread_record_id(heap: Heap, record: int, inside_ids: frozenset[int]) -> in
         words: tuple[int, ...] = struct.unpack("<512i", heap.memory.read(record, 2048))
     except Unreadable:
         return 0
-    for place, word in enumerate(words):
-        # glibc keeps the id at 720 (x86-64) or 208 (arm64), and the process' id nowhere before it.
-        if word in inside_ids and (len(inside_ids) > 1 or place * 4 in (720, 208)):
-            heap.layout.change("record_id", place * 4)
+    # glibc's place first: in a container ids are numbers like 1 and 2, and such stand elsewhere in the record too.
+    usual = _RECORD_ID if platform.machine() == "x86_64" else _RECORD_ID[::-1]
+    others = range(0, 2048, 4) if len(inside_ids) > 1 else ()
+    for place in (*usual, *others):
+        word: int = words[place // 4]
+        if word in inside_ids:
+            heap.layout.change("record_id", place)
             return word
     return next(iter(inside_ids)) if len(inside_ids) == 1 else 0
 
