@@ -36,7 +36,10 @@ QUIET = ("process", "sockets")
 def open_reader(pid: int) -> RemoteReader:
     """A reader of that process, or CannotLook with the reason and what to do."""
     permissions.check(pid)
-    return RemoteReader(pid, Side(pid))
+    try:
+        return RemoteReader(pid, Side(pid))
+    except CannotLook as error:
+        raise permissions.ended(pid, error) from None
 
 
 def look(
@@ -60,7 +63,12 @@ def look(
     with _without_collector():
         wanted = (*captures, "py-spy") if native else tuple(captures)
         told = None if reader or outside else _ask(pid, native, wanted, apart_s, service, meanwhile)
-        return told or _look(reader or open_reader(pid), native, wanted, apart_s, service or service_name(pid), meanwhile)
+        if told is not None:
+            return told
+        try:
+            return _look(reader or open_reader(pid), native, wanted, apart_s, service or service_name(pid), meanwhile)
+        except CannotLook as error:
+            raise permissions.ended(pid, error) from None
 
 
 @contextlib.contextmanager

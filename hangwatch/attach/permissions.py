@@ -36,6 +36,18 @@ def check(pid: int) -> None:
         raise reason
 
 
+def ended(pid: int, error: CannotLook) -> CannotLook:
+    """What to say where a look at ``pid`` failed with ``error``: that the process has ended meanwhile, where it has."""
+    refused = ptrace.refusal(pid)
+    if refused is None or refused.reason not in ("gone", "zombie"):
+        return error
+    return cannot(
+        refused.reason,
+        f"process {pid} has ended while it was looked at",
+        "With an agent inside, what it last stored is in its spool: hangwatch incidents.",
+    )
+
+
 def cannot(reason: str, message: str, help_text: str) -> CannotLook:
     error = CannotLook(message, help_text)
     error.reason = reason

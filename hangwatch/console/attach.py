@@ -61,12 +61,9 @@ def command(
     if what:
         return _enter(workers, what, by_ptrace, force, spool)
     if watching:
-        if len(workers) > 1:
-            listed = "\n".join(f"  hangwatch attach {worker.pid} --watch    {worker.command}" for worker in workers)
-            raise CannotLook(f"{target} stands for {len(workers)} processes; one is watched at a time", listed)
         from hangwatch.console.watching import run
 
-        return run(workers[0])
+        return run(workers)
     if len(workers) == 1:
         return _show(attaching.look(workers[0].pid, native=native, outside=outside, meanwhile=_prepare), as_json)
     return _show_worst(workers, as_json, native, outside)

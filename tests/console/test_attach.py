@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from hangwatch.attach.target import Worker
 from hangwatch.console import attach, watching
-from hangwatch.console.style import plain
+from hangwatch.console.board import Board
+from hangwatch.console.boardlines import lines
+from hangwatch.console.style import columns, plain
 from hangwatch.errors import CannotLook
 from hangwatch.records import SCHEMA, Frame, Loop, Primitive, Request, Snapshot, Task
 from tests.processes import running
@@ -68,7 +76,7 @@ def test_help_says_the_exit_statuses():
 
 def test_watching_needs_a_terminal():
     with pytest.raises(CannotLook, match="terminal"):
-        watching.run(Worker(1, "x"))
+        watching.run([Worker(1, "x")])
 
 
 def seen(at_ns=0, place=5, waits="lock:1"):
@@ -84,13 +92,13 @@ def seen(at_ns=0, place=5, waits="lock:1"):
 
 
 def board():
-    found = watching.Board(Worker(7, "python main.py"))
+    found = Board(Worker(7, "python main.py"))
     found.take_in(seen(), 100.0)
     return found
 
 
 def drawn(found, now_s=104.0, width=120, height=20):
-    return list(watching.lines(found, now_s, width, height, plain))
+    return list(lines(found, now_s, width, height, plain))
 
 
 def test_board_counts_how_long_a_task_has_not_moved():
@@ -125,4 +133,72 @@ def test_keys_sort_filter_select_and_open():
 def test_request_that_stands_still_is_named():
     found = board()
     found.take_in(seen(at_ns=1_000_000_000), 101.0)
-    assert any(line.startswith("stands still: request request:1") for line in drawn(found))
+    assert any(line.startswith("stands still: request GET /pay") for line in drawn(found))
+
+
+def test_two_locks_of_one_name_are_told_apart():
+    one, two = (Primitive(f"lock:7f00{end}", "lock", "asyncio.Lock", "asyncio", ready=False) for end in ("0d40", "0d80"))
+    found = Board(Worker(7, "x"))
+    found.take_in(replace(seen(waits=one.id), primitives=(one, two)), 100.0)
+    assert {row.waits for row in found.rows(104.0)} == {"Lock 0d40", "parked"}
+
+
+def test_help_stays_until_the_next_key():
+    found = board()
+    found.press("?")
+    assert any("end" in line for line in drawn(found)) and not any("sweeper" in line for line in drawn(found))
+    found.press("")  # no key within the second
+    assert found.helping
+    found.press("j")
+    assert not found.helping
+
+
+@pytest.mark.parametrize(("width", "height"), [(48, 8), (80, 24), (200, 50)])
+def test_board_fills_the_screen_and_keeps_its_columns(width, height):
+    screen = drawn(board(), width=width, height=height)
+    assert len(screen) == height
+    assert all(columns(line) <= width for line in screen)
+    assert any("where" in line for line in screen) and any("main.py:5" in line for line in screen) == (width > 48)
+    assert screen[-1].startswith("q quit")
+
+
+@needs_ptrace
+def test_watching_on_a_real_terminal(tmp_path):
+    """Every key that it documents; the target ends meanwhile."""
+    with target(python_of("3.12"), "crossed.py") as (pid, _):
+        control, terminal = pty.openpty()
+        environ = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "100", "LINES": "30", "HANGWATCH_SPOOL": str(tmp_path)}
+        command = [sys.executable, "-m", "hangwatch", "attach", str(pid), "--watch"]
+        with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environ, start_new_session=True) as child:
+            os.close(terminal)
+            shown = Shown(control)
+            shown.until("suspect: deadlock (proved)")
+            assert "\x1b[1" not in shown.text and "\x1b[3" not in shown.text  # NO_COLOR
+            for key, said in [
+                ("s", "by waits"), ("?", "end"), ("?", "waits for"), ("/tran", "filter: tran"), ("\r", "filter 'tran'"), ("\x1b[B", "transfer"),
+                ("\r", "Lock.acquire"), ("\x1b", "by waits"), ("w", "written: hangwatch show"),
+            ]:  # fmt: skip
+                shown.text = ""
+                os.write(control, key.encode())
+                shown.until(said)
+            assert len(list((tmp_path / "incidents").iterdir())) == 1
+            os.kill(pid, signal.SIGKILL)
+            shown.until("what is shown is from before")
+            os.write(control, b"q")
+            assert child.wait(20) == 0
+            assert "Traceback" not in shown.text
+        os.close(control)
+
+
+class Shown:
+    """What a terminal was sent since ``text`` was last emptied."""
+
+    def __init__(self, control):
+        self.control, self.text = control, ""
+
+    def until(self, wanted, patience_s=30.0):
+        end = time.monotonic() + patience_s
+        while wanted not in self.text:
+            assert time.monotonic() < end, self.text[-3000:]
+            if select.select([self.control], [], [], 0.2)[0]:
+                self.text += os.read(self.control, 65536).decode("utf-8", "replace")
