@@ -61,6 +61,8 @@ def run(reader: RemoteReader, script: str) -> CallOff:
             except CannotLook as error:
                 if not procfs.thread_ids(reader.pid):
                     raise CannotLook(f"process {reader.pid} has ended") from None
+                if "seccomp" in error.help_text:
+                    raise
                 seen[str(error)] = seen.get(str(error), 0) + 1
         time.sleep(_REST_S)
     most = max(seen, key=lambda what: seen[what], default="each of its threads is in a system call that may be made with a lock held")

@@ -228,4 +228,7 @@ class Tracee:
                 raise CannotLook(
                     f"thread {self.tid} of process {self.pid} is traced by process {tracer} (a debugger, strace?)", "End that first."
                 )
-            raise CannotLook(f"thread {self.tid} of process {self.pid} cannot be traced: {os.strerror(number)}")
+            hint = "Its memory may be read, so a seccomp profile forbids ptrace(2) here: run it on the host, or --security-opt seccomp=unconfined."
+            raise CannotLook(
+                f"thread {self.tid} of process {self.pid} cannot be traced: {os.strerror(number)}", hint if number == errno.EPERM else ""
+            )
