@@ -6,14 +6,13 @@ The rules for blocked loops each ask this and take their own part, so that no tw
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from hangwatch.records import Frame, Loop, Primitive, Thread
 from hangwatch.rules.base import Case
-from hangwatch.rules.frames import innermost, inside_the_loop, is_native, is_ours, is_standard
+from hangwatch.rules.frames import innermost, inside_the_loop, is_ours, is_standard
 from hangwatch.rules.source import line_of
+from hangwatch.rules.witness import as_frames, in_selector, native_call, witness
 
 #: Below this share of a CPU a thread is not computing. Generous: a starved thread gets some, a waiting one next to none.
 BUSY_SHARE = 0.5
@@ -98,53 +97,22 @@ def _look(case: Case, loop: Loop, thread: Thread | None) -> Doing:
 
 def _frames(case: Case, loop: Loop, thread: Thread | None) -> tuple[Frame, ...]:
     """The stack during the block. When the snapshot came too late (the loop turns again), faulthandler's, which came in time."""
-    written = _witness(case, "faulthandler", thread) or _witness(case, "watchdog", thread)
+    written = witness(case, "faulthandler", thread) or witness(case, "watchdog", thread)
     own = tuple(thread.frames) if thread else ()
-    late = _witness(case, "watchdog", thread) is not None  # the agent could look only when the block was over
-    if written and (not own or ((late or _in_selector(own)) and not _in_selector(_as_frames(written)))):
-        return inside_the_loop(_as_frames(written))
+    late = witness(case, "watchdog", thread) is not None  # the agent could look only when the block was over
+    if written and (not own or ((late or in_selector(own)) and not in_selector(as_frames(written)))):
+        return inside_the_loop(as_frames(written))
     return inside_the_loop(own)
 
 
 def samples(case: Case, doing: Doing) -> list[tuple[Frame, ...]]:
     """Every stack of the loop's thread that any witness has of the block, the snapshot's first."""
     old = next((t.frames for t in case.earlier.threads if doing.thread and t.id == doing.thread.id), ()) if case.earlier else ()
-    told = [_as_frames(said) for tool in ("faulthandler", "watchdog", "py-spy") if (said := _witness(case, tool, doing.thread))]
+    told = [as_frames(said) for tool in ("faulthandler", "watchdog", "py-spy") if (said := witness(case, tool, doing.thread))]
     stacks = [doing.frames, *(inside_the_loop(stack) for stack in (old, *told))]
-    sampled = (_witness(case, "samples", doing.thread) or {}).get("stacks") or ()
-    stacks += [inside_the_loop(_as_frames({"frames": stack})) for stack in sampled]
-    return [stack for stack in stacks if stack and not _in_selector(stack)]
-
-
-def _as_frames(said: dict[str, Any]) -> tuple[Frame, ...]:
-    """The Python frames of what a tool said: native ones lead nowhere in an editor."""
-    frames = [f for f in said.get("frames") or () if isinstance(f, dict) and not f.get("native") and not is_native(str(f.get("file", "")))]
-    return tuple(Frame(str(f.get("file", "")), int(f.get("line") or 0), str(f.get("function", ""))) for f in frames)
-
-
-def _native_call(said: dict[str, Any]) -> str:
-    """The innermost native function: ``usleep (libc.so.6)``; empty when native frames were not read."""
-    frames = [f for f in said.get("frames") or () if isinstance(f, dict) and (f.get("native") or is_native(str(f.get("file", ""))))]
-    return f"{frames[-1].get('function')} ({str(frames[-1].get('file', '')).rpartition('/')[2]})" if frames else ""
-
-
-def _witness(case: Case, tool: str, thread: Thread | None) -> dict[str, Any] | None:
-    """What a tool said of this thread."""
-    said = case.of_tool(tool)
-    for entry in (said.data.get("threads") or ()) if said is not None else ():
-        if thread is not None and isinstance(entry, dict) and thread.native_id in (entry.get("native_id"), entry.get("tid")):
-            return entry
-    return None
-
-
-def _in_selector(frames: Iterable[Frame]) -> bool:
-    """The innermost frame is the loop's own wait for its selector (uvloop's has no Python frame: then nothing of the application is inside)."""
-    own = [frame for frame in frames if not is_ours(frame.file)]
-    return (
-        bool(own)
-        and own[-1].file.endswith("selectors.py")
-        and any(f.file.endswith("asyncio/base_events.py") and f.function.endswith("_run_once") for f in own[-3:])
-    )
+    sampled = (witness(case, "samples", doing.thread) or {}).get("stacks") or ()
+    stacks += [inside_the_loop(as_frames({"frames": stack})) for stack in sampled]
+    return [stack for stack in stacks if stack and not in_selector(stack)]
 
 
 def _collecting(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...], primitive: Primitive | None) -> Doing | None:
@@ -163,7 +131,7 @@ def _collecting(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Fra
     inner = innermost(frames)
     if inner is not None and frames and frames[-1] == inner and "gc.collect(" in line_of(inner):
         facts.append(f"The innermost line calls the collector: {line_of(inner)}")
-    spied = _witness(case, "py-spy", thread)
+    spied = witness(case, "py-spy", thread)
     if spied and any("gc_collect" in str(f.get("function", "")) for f in spied.get("frames") or ()):
         facts.append("py-spy saw the collector on the loop's native stack.")
     read = case.of_tool("gc")
@@ -192,7 +160,7 @@ def _gil(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...
         owner_thread = next((t for t in case.snapshot.threads if t.native_id == kept.data["owner"]), None)
         return Doing(loop, thread, frames, "gil", (kept.text,), owner_thread.frames if owner_thread else (), sure=owner_thread is not None)
     if thread is not None and waits_for_gil(case, thread.id):
-        seen = _witness(case, "ebpf", thread) or {}
+        seen = witness(case, "ebpf", thread) or {}
         fact = f"The kernel saw its thread wait {seen['gil_ms']:.0f} of {seen['busy_ms']:.0f} ms for the GIL."
         owner, stack = _gil_owner(case, thread, ())
         return Doing(loop, thread, frames, "gil", (fact, f"It is {owner} that has it." if owner else ""), stack, sure=bool(stack))
@@ -212,7 +180,7 @@ def _gil(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...
 def waits_for_gil(case: Case, waiter_id: str) -> bool:
     """The kernel's programs saw this thread sleep for the GIL most of the time that it has been away from its loop."""
     thread = case.graph.threads.get(waiter_id)
-    seen = _witness(case, "ebpf", thread) if thread is not None else None
+    seen = witness(case, "ebpf", thread) if thread is not None else None
     return seen is not None and (seen.get("gil_ms") or 0) > (seen.get("busy_ms") or 0) / 2
 
 
@@ -222,14 +190,14 @@ def _gil_owner(case: Case, loop_thread: Thread | None, frames: tuple[Frame, ...]
     for entry in (spied.data.get("threads") or ()) if spied else ():
         if entry.get("owns_gil"):
             own = loop_thread is not None and entry.get("native_id") == loop_thread.native_id
-            inside = _native_call(entry)
+            inside = native_call(entry)
             name = "loop" if own else f"thread '{entry.get('name')}'" + (f", in {inside}," if inside else "")
-            return name, _as_frames(entry)
-    if frames and not _in_selector(frames):
+            return name, as_frames(entry)
+    if frames and not in_selector(frames):
         return "loop", frames
     written = case.of_tool("faulthandler")
     stacks = [
-        (f"thread '{t.get('name') or hex(t.get('ident', 0))}'", _as_frames(t))
+        (f"thread '{t.get('name') or hex(t.get('ident', 0))}'", as_frames(t))
         for t in (written.data.get("threads") or () if written else ())
     ]
     stacks += [(f"thread '{t.name}'", t.frames) for t in case.snapshot.threads if not t.is_loop]
@@ -239,9 +207,9 @@ def _gil_owner(case: Case, loop_thread: Thread | None, frames: tuple[Frame, ...]
 
 def _waits(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...], primitive: Primitive | None) -> Doing | None:
     call = ((thread.syscall if thread else None) or "").split(" ")[0]
-    if primitive is not None and primitive.kind in _LOCK_KINDS | _IO_KINDS and not _in_selector(frames):
+    if primitive is not None and primitive.kind in _LOCK_KINDS | _IO_KINDS and not in_selector(frames):
         return Doing(loop, thread, frames, "lock" if primitive.kind in _LOCK_KINDS else "io", _call_fact(thread), primitive=primitive)
-    if _in_selector(frames) and (not call or call.startswith(_LOOP_CALLS)):
+    if in_selector(frames) and (not call or call.startswith(_LOOP_CALLS)):
         return Doing(loop, thread, frames, "idle", sure=False)
     named = _by_frames(frames)
     if call.startswith(_IO_CALLS):
@@ -277,7 +245,7 @@ def share_of_cpu(case: Case, thread: Thread | None) -> float | None:
         window = case.snapshot.at_ns - case.earlier.at_ns
         if window >= 20_000_000:
             return (thread.cpu_ns - old.cpu_ns) / window
-    said = _witness(case, "process", thread)
+    said = witness(case, "process", thread)
     return float(said["cpu_percent"]) / 100 if said and said.get("cpu_percent") is not None else None
 
 
@@ -285,7 +253,7 @@ def _is_busy(case: Case, thread: Thread | None) -> bool | None:
     share = share_of_cpu(case, thread)
     if share is not None:
         return share >= BUSY_SHARE
-    spied = _witness(case, "py-spy", thread)
+    spied = witness(case, "py-spy", thread)
     return bool(spied.get("active")) if spied else None
 
 
@@ -317,7 +285,7 @@ def _runs(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ..
 
 def _by_the_kernel(case: Case, loop: Loop, thread: Thread | None, starved: list[str]) -> Doing | None:
     """Where nobody saw its stack in time: what the scheduler counted since it left its loop."""
-    seen = _witness(case, "ebpf", thread) or {}
+    seen = witness(case, "ebpf", thread) or {}
     busy_ms, cpu_ms, delay_ms = (float(seen.get(f"{name}_ms") or 0) for name in ("busy", "cpu", "delay"))
     if starved or delay_ms > max(cpu_ms, busy_ms / 2):
         waited = f"It waited {delay_ms:.0f} of {busy_ms:.0f} ms for a CPU."
@@ -338,12 +306,12 @@ def _starved(case: Case, thread: Thread | None) -> list[str]:
         facts.append(
             f"Its control group was held back for {throttling['throttled_ms']:.0f} ms of {float(said.data['window_s']) * 1e3:.0f} ms (quota {throttling.get('cpus')} CPUs)."
         )
-    waited = _witness(case, "process", thread)
+    waited = witness(case, "process", thread)
     if said and waited and (waited.get("delay_ms") or 0) >= 1000 * STARVED_WAIT * float(said.data.get("window_s") or 1):
         facts.append(
             f"Its thread was ready to run but waited {waited['delay_ms']:.0f} ms of {float(said.data['window_s']) * 1e3:.0f} ms for a CPU."
         )
-    seen = _witness(case, "ebpf", thread)
+    seen = witness(case, "ebpf", thread)
     if seen and (seen.get("delay_ms") or 0) > STARVED_WAIT * (seen.get("busy_ms") or 0) > 0:
         facts.append(
             f"The kernel kept it waiting for a CPU for {seen['delay_ms']:.0f} of the {seen['busy_ms']:.0f} ms since it left its loop."
