@@ -224,7 +224,9 @@ class Exporters:
             if now >= metrics_at or (flush_until is not None and self._sends_metrics()):
                 metrics_at = now + metrics_every_s()
                 self._send_metrics(hush)
-            worked = self._round(now, hush) or self._flooded(now, flush_until is not None)
+            if flush_until is None:
+                self._hand_over(now)
+            worked = self._round(now, hush) or self._unfold(now, flush_until is not None)
             if flush_until is not None and (not worked or time.monotonic() >= flush_until):
                 return
             if worked and not any(lane.full for lane in self._lanes.values()):
@@ -253,30 +255,35 @@ class Exporters:
         if self._outbox.notes(1):
             self._noted_at = now
 
-    def _flooded(self, now: float, closing: bool) -> bool:
-        """Has a courier send what is too much for this thread. True when notes became parcels here, for want of one or of time."""
+    def _hand_over(self, now: float) -> None:
+        """Has a courier send what is too much for this thread."""
         if self._handover.settle():
             self._look_at_disk(now)
         traces = self._lanes["traces"]
         much = traces.behind and self._outbox.kept > MAX_QUEUED
-        if traces.fails or not (closing or much or now - self._noted_at >= GATHER_NOTES_S):
+        if traces.fails or not self._handover.ready(now) or not (much or now - self._noted_at >= GATHER_NOTES_S):
+            return
+        with forks.WHOLE:
+            self._handover.start({parcel.key for lane in self._lanes.values() for parcel in list(lane.pending)})
+        self._look_at_disk(now)
+
+    def _unfold(self, now: float, closing: bool) -> bool:
+        """Notes become parcels here, for want of a courier or of time. False when there was none."""
+        gathered = now - self._noted_at >= GATHER_NOTES_S
+        if self._lanes["traces"].fails or not (closing or (gathered and not self._handover.possible)):
             return False
-        if closing or not self._handover.possible:
-            told, lost = unfold(self._outbox, self._lanes, self.store, self.config, self.resource, BATCH)
-            self.notes_dropped += lost
-            if not told:
-                self._noted_at = float("inf")
-            return told > 0
-        if not self._handover.under_way and now >= self._handover.due_at:
-            with forks.WHOLE:
-                self._handover.start({parcel.key for lane in self._lanes.values() for parcel in list(lane.pending)})
-            self._look_at_disk(now)
-        return False
+        told, lost = unfold(self._outbox, self._lanes, self.store, self.config, self.resource, BATCH)
+        self.notes_dropped += lost
+        if not told:
+            self._noted_at = float("inf")
+        return told > 0
 
     def _flood_due(self, now: float) -> float:
         """Monotonic seconds: when to look after couriers and notes again."""
         if self._handover.under_way:
             return now + COURIER_EVERY_S
+        if self._lanes["traces"].fails:  # its next try comes first
+            return float("inf")
         return max(self._noted_at + GATHER_NOTES_S, self._handover.due_at)
 
     def _send_metrics(self, hush: Hush) -> None:

@@ -63,6 +63,10 @@ class Handover:
     def under_way(self) -> bool:
         return self._process is not None
 
+    def ready(self, now: float) -> bool:
+        """``now`` monotonic, in seconds."""
+        return self.possible and self._process is None and now >= self.due_at
+
     def start(self, in_memory: set[str]) -> bool:
         """Sends a courier with the oldest of what waits, save the parcels with these keys. False when there is none to send."""
         try:

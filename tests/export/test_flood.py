@@ -145,6 +145,7 @@ def test_down_and_back(tmp_path):
         exporters = flooded(f"http://127.0.0.1:{port}", tmp_path)
         time.sleep(1.5)
         assert exporters.counts()["couriers_started"] == 0, "while nothing gets through nobody is sent"
+        assert exporters._flood_due(time.monotonic()) == float("inf"), "nor is looked for one, over and over"
         with Receiver(port) as receiver:
             receiver.wait(lambda r: len(told(r)) >= N and len(logged(r)) >= N, timeout=60)
             settled(exporters)
