@@ -1,7 +1,8 @@
 """Incidents -> OpenTelemetry, from a thread of its own. OpenTelemetry is imported there, on first use, never before.
 
 The thread that detects a stall calls `Exporters.offer`: it makes plain values, writes one small file to the spool's outbox, and appends to
-a deque. It never calls the SDK or logging (a stuck main thread may hold a handler's lock) and never waits for the network.
+a deque. It never calls the SDK or logging (a stuck main thread may hold a handler's lock) and never waits for the network. In a flood it
+makes notes instead, which a process of its own sends (see `handover`).
 """
 
 from __future__ import annotations
