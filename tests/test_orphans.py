@@ -110,10 +110,10 @@ def test_an_incident_told_in_its_place_ends_when_the_worker_runs_again(frozen):
 
 
 def test_what_was_told_in_its_place_and_what_it_tells_itself_afterwards_are_one(frozen):
-    _process, store = frozen("ctypes.PyDLL(None).usleep(6_000_000)")
+    _process, store = frozen("ctypes.PyDLL(None).usleep(10_000_000)")
     wait_for(lambda: dumped(store))
     (told,) = wait_for(lambda: orphans.finish(store))
-    wait_for(lambda: store.load(told.id).closed_at)
+    wait_for(lambda: store.load(told.id).closed_at, 30.0)
     (incident,) = store.list()
     assert (incident.id, incident.snapshot.source, incident.count) == (told.id, "agent", 1)
     assert {said.tool for said in told.evidence} <= {said.tool for said in incident.evidence}

@@ -227,7 +227,7 @@ class Exporters:
                 self._send_metrics(hush)
             if flush_until is None:
                 self._hand_over(now)
-            worked = self._round(now, hush) or self._unfold(now, flush_until is not None)
+            worked = self._round(now, hush) or self._unfold(now, flush_until is not None) or self._awaits_courier(flush_until)
             if flush_until is not None and (not worked or time.monotonic() >= flush_until):
                 return
             if worked and not any(lane.full for lane in self._lanes.values()):
@@ -278,6 +278,16 @@ class Exporters:
         if not told:
             self._noted_at = float("inf")
         return told > 0
+
+    def _awaits_courier(self, flush_until: float | None) -> bool:
+        """At the end, as long as there is time: it may be through in a moment."""
+        if flush_until is None or not self._handover.under_way:
+            return False
+        if self._handover.settle():
+            self._look_at_disk(time.monotonic())
+        else:
+            time.sleep(0.05)
+        return True
 
     def _flood_due(self, now: float) -> float:
         """Monotonic seconds: when to look after couriers and notes again."""

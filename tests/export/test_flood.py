@@ -67,10 +67,13 @@ def settled(exporters, timeout=60.0):
     raise AssertionError(exporters.counts())
 
 
-def test_a_courier_sends_what_is_beyond_a_burst(tmp_path):
+def test_a_courier_sends_what_is_beyond_a_burst(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "GATHER_NOTES_S", 300.0)
     with Receiver() as receiver:
         exporters = flooded(receiver.url, tmp_path)
         assert exporters.counts()["notes_waiting"] >= N / 3, "spans are not made on this thread"
+        monkeypatch.setattr(export, "GATHER_NOTES_S", 0.0)
+        exporters._wake.set()
         receiver.wait(lambda r: len(told(r)) >= N and len(logged(r)) >= N, timeout=60)
         counts = settled(exporters)
         assert told(receiver) == logged(receiver) == IDS, "each once"
