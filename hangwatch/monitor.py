@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -263,13 +264,40 @@ async def _telnet(monitor: Any, listener: socket.socket, end: asyncio.Event) -> 
         def _create_socket(cls, host: str, port: int) -> socket.socket:
             return listener
 
-    server = Server(interact=functools.partial(interact, monitor), host=HOST, port=monitor.port)
+    async def talk(connection: Any) -> None:
+        """What is raised here prompt_toolkit prints, with a traceback, into the service's output; of an EOFError it says nothing."""
+        try:
+            await interact(monitor, connection)
+        except (Exception, asyncio.CancelledError):  # the client has dropped, or the console ends
+            raise EOFError from None
+
+    server = Server(interact=talk, host=HOST, port=monitor.port)
     monitor._ui_loop = asyncio.get_running_loop()
-    serving = asyncio.ensure_future(server.run())
-    await end.wait()
-    serving.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await serving
+    with _nothing_said():
+        serving = asyncio.ensure_future(server.run())
+        await end.wait()
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+
+@contextlib.contextmanager
+def _nothing_said() -> Iterator[None]:
+    """prompt_toolkit warns of each piece that a client who dropped does not get, and that the service's input is no terminal."""
+    from prompt_toolkit.input.vt100 import Vt100Input
+
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        Vt100Input._fds_not_a_terminal.add(sys.stdin.fileno())
+    logger = logging.getLogger("prompt_toolkit.contrib.telnet")
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return record.threadName != THREAD_NAME
+
+    logger.addFilter(of_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(of_others)
 
 
 def _say(sentence: str) -> None:

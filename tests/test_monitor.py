@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -127,6 +128,21 @@ def test_no_web_page_and_loopback_only(service):
         if columns[3] == "0A" and f"socket:[{columns[9]}]" in inodes:
             listening.append(columns[1])
     assert listening == [f"0100007F:{port:04X}"]
+
+
+def test_a_client_that_drops_leaves_nothing_in_the_services_output(service):
+    """With a reset, at the prompt and while a command answers; and a client that is still there when the service ends."""
+    child, port, _ = service
+    for line in ("", "waits\r", "ps\r" * 20):
+        console = Telnet(port)
+        console.socket.sendall(line.encode())
+        console.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        console.socket.close()
+    still = Telnet(port)
+    assert "wanter" in still.say("ps")
+    child.terminate()
+    _, said = child.communicate(timeout=20)
+    assert [line for line in said.decode().splitlines() if not line.startswith("hangwatch: console: telnet")] == [], said.decode()
 
 
 @pytest.mark.parametrize("service", [["cancel"]], indirect=True)

@@ -241,6 +241,9 @@ def look_at_core(path: str, service: str = "") -> Incident:
             raise CannotLook(
                 str(error), f"The core leaves out pages of {listed}, and these files are not here or another build. gcore writes all pages."
             ) from None
+        if "no CPython" in str(error):
+            program = source.executable or source.arguments
+            raise CannotLook(f"{path} is the core of {program}, in which there is no CPython", error.help_text) from None
         raise
     gaps = ("A core file shows one moment: what moves and what stands still cannot be told apart.",)
     now = dataclasses.replace(now, gaps=(*now.gaps, *gaps))

@@ -142,6 +142,20 @@ def test_core_file_the_kernel_wrote(version, tmp_path):
     assert (incident.snapshot.source, incident.snapshot.pid) == ("core", child.pid)
 
 
+@pytest.mark.skipif(shutil.which("gcore") is None, reason="no gcore on this machine")
+def test_core_file_cut_off_or_of_something_else(tmp_path):
+    with target(python_of("3.12"), "crossed.py") as (pid, _), running(["sleep", "60"]) as other:
+        for one in (pid, other.pid):
+            assert subprocess.run(["gcore", "-o", str(tmp_path / "core"), str(one)], capture_output=True).returncode == 0
+    whole = (tmp_path / f"core.{pid}").read_bytes()
+    for part in (0.9, 0.5, 0.001):
+        (tmp_path / "cut").write_bytes(whole[: int(len(whole) * part)])
+        with pytest.raises(CannotLook, match="damaged or was not written to its end"):
+            attach.look_at_core(str(tmp_path / "cut"))
+    with pytest.raises(CannotLook, match=r"the core of .*sleep, in which there is no CPython"):
+        attach.look_at_core(str(tmp_path / f"core.{other.pid}"))
+
+
 def test_core_file_that_is_none(tmp_path):
     for content in (b"", b"not ELF at all", b"\x7fELF\x02" + bytes(80)):
         path = tmp_path / "core"

@@ -38,6 +38,8 @@ class CoreSource:
         self.path = path
         try:
             with open(path, "rb") as file:
+                if not os.fstat(file.fileno()).st_size:
+                    raise CannotLook(f"{path} is empty", "Was the disk full, or `ulimit -c` 0?")
                 self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise CannotLook(f"{path} cannot be read: {error}") from None
