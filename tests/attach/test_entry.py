@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -194,6 +195,23 @@ def test_without_a_door_it_says_what_there_is(tmp_path):
     assert "3.14" in str(refused.value)
     assert "--by-ptrace" in refused.value.help_text
     assert "gdb -p" in refused.value.help_text
+
+
+@pytest.mark.skipif(not shutil.which("gdb"), reason="no gdb on this machine")
+def test_the_line_for_gdb_does_what_it_says(tmp_path):
+    with stressed("3.12", "idle", cwd=tmp_path) as child:
+        target = Target(child)
+        with pytest.raises(CannotLook) as refused:
+            entry.install(target.pid, spool=str(tmp_path / "spool"))
+        (line,) = [line for line in refused.value.help_text.splitlines() if "gdb -p" in line]
+        command, _, told = line.partition(": ")[2].partition(" (its script waits in ")
+        folder = Path(told.partition(";")[0])
+        assert folder.exists()
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        until(lambda: answers(target.pid))
+        assert not folder.exists()
+        assert target.fresh()[1] == 0
 
 
 def test_on_a_machine_without_code_for_it_gdb_is_what_there_is(tmp_path, monkeypatch):

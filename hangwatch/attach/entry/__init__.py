@@ -157,9 +157,10 @@ def _by_force(pid: int, what: str) -> str:
 
 
 def _by_hand(pid: int, text: str) -> str:
-    """With gdb, which stops the process for up to a second. The script stays where it says."""
+    """With gdb, which stops the process for up to a second. The script removes itself."""
     place = Place(pid)
-    place.write(text)
+    folder = place.inside.rpartition("/")[0]
+    place.write(f"{text}(lambda system: (system.unlink({place.inside!r}), system.rmdir({folder!r})))(__import__('posix'))\n")
     place.keep()
     run = f'call (int)PyRun_SimpleString("exec(open(\\"{place.inside}\\").read())")'
-    return f"""By hand, 0.3 to 1 s of standstill: gdb -p {pid} -batch -ex 'call (int)PyGILState_Ensure()' -ex '{run}' -ex 'call (void)PyGILState_Release($1)' (remove {place.inside} afterwards)"""
+    return f"""By hand, 0.3 to 1 s of standstill: gdb -p {pid} -batch -ex 'call (int)PyGILState_Ensure()' -ex '{run}' -ex 'call (void)PyGILState_Release($1)' (its script waits in {folder}; it removes itself when it runs)"""
