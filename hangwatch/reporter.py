@@ -332,6 +332,8 @@ class Reporter:
         self.book.end(self.folder)
         if self.folder is not None:
             worker.remove(self.folder)
+        if self.note is not None:
+            self.note.close()
         if self.book.store is not None:
             self.book.store.leave(os.getpid())
 

@@ -58,6 +58,11 @@ class SilenceNote:
         with contextlib.suppress(ValueError):
             self._memory[: _LENGTH.size] = bytes(_LENGTH.size)
 
+    def close(self) -> None:
+        """The mapping, and with it the descriptor that Python keeps for it. What is put later is lost."""
+        with contextlib.suppress(BufferError):
+            self._memory.close()
+
 
 def _first(begun_at: float, data: dict[str, Any]) -> dict[str, Any]:
     threads = [{**thread, "frames": thread["frames"][-_FRAMES:]} for thread in data["threads"]]
