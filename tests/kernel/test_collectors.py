@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from hangwatch.kernel import collect, kallsyms, rows
+from hangwatch.kernel import bpfchecks, collect, kallsyms, rows
 from hangwatch.kernel.bpf import BpfError
 from hangwatch.kernel.collectors import CannotCollect, ConnTime, LoopTime, Settings, find
 from hangwatch.watcher.sampling import in_epoll
@@ -440,3 +440,18 @@ def test_by_hand_it_prints_json_and_says_why_it_cannot(capsys):
 def test_without_rights_it_says_so(capsys):
     assert collect.main(["loops", str(os.getpid()), "--seconds", "0.1"]) == 2
     assert capsys.readouterr().err
+
+
+@needs_bpf
+def test_a_kernel_without_that_tracepoint_says_so_and_how_to_do_without():
+    with looptime() as collector:
+        source = collector.collector.source
+        known = source.programs["loop_exit"]
+        absent = {"loop_exit": type(known)("loop_exit", "raw_tp/no_such_tracepoint", known.code, known.uses)}
+        collector.collector.detach("loop_exit")
+        collector.collector._loaded.pop("loop_exit", None)
+        collector.collector.source = type(source)(source.name, source.license, source.maps, absent, source.btf)
+        with pytest.raises(BpfError, match="RAW_TRACEPOINT_OPEN no_such_tracepoint") as caught:
+            collector.collector.attach("loop_exit")
+    said, help_text = bpfchecks.explain(caught.value.errno, caught.value.step, bpfchecks.facts())
+    assert "no tracepoint no_such_tracepoint" in said and "/proc" in help_text

@@ -117,7 +117,19 @@ async def uploads(receive, send):
     await answer(receive, send)
 
 
+async def leaves_a_child(receive, send):
+    """A fork of the serving process, which ends a moment later."""
+    child = os.fork()
+    if not child:
+        time.sleep(0.5)
+        os._exit(0)
+    await asyncio.to_thread(os.waitpid, child, 0)
+    await answer(receive, send)
+
+
 PATHS = {
+    # Control characters in a path reach the application percent-encoded, and it decodes them.
+    "/\x1b[2Jparks": parks, "/forks": leaves_a_child,
     "/sleeps": sleeps, "/computes": computes, "/locks": locks, "/holds": holds, "/collects": collects, "/rests": rests, "/parks": parks, "/asks": asks, "/pours": pours,
     "/half": stops_half_way, "/streams": streams, "/uploads": uploads,
 }  # fmt: skip
