@@ -56,6 +56,9 @@ def command(names: tuple[str, ...], everything: bool, containers: tuple[str, ...
     hangwatch watch :8000                  whoever serves port 8000
     hangwatch watch --json gunicorn        for programs
 
+    Not told from outside: which request of an HTTP/2 connection waits, whether a quiet event stream or websocket is stuck, a request
+    pipelined behind an answered one (with --heads: where both heads are short). `hangwatch attach` reads the server's own state.
+
     What is found is looked into as `hangwatch attach` does, kept in the spool, exported. Ctrl-C ends it.
     Exit status: 0 nothing found, 1 something was, 2 it cannot watch.
     """

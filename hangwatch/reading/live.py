@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from hangwatch.reading import installed, reach, threadstat
+from hangwatch.kernel import procfs
+from hangwatch.reading import installed, reach
 from hangwatch.reading.live_frames import AWAITED_TYPES, LiveFrame, current_frames, owned_frame, suspended, thread_frames
 from hangwatch.reading.live_loops import LiveLoop, active_threads, loop_view, loops_of
 from hangwatch.reading.live_objects import LiveObject, field, instance_dict
@@ -93,11 +94,13 @@ def _is_running(generator: Any) -> bool:
 class LiveThread:
     """A `ThreadView` of a thread as it was when it was listed."""
 
-    __slots__ = ("_frame", "ident", "name", "native_id")
+    __slots__ = ("_frame", "_sockets", "ident", "name", "native_id")
 
-    def __init__(self, ident: int, frame: types.FrameType | None, thread: Any) -> None:
+    def __init__(self, ident: int, frame: types.FrameType | None, thread: Any, sockets: procfs.SocketTable) -> None:
+        """``sockets``: one for all threads of a look, so that the kernel's tables are read once."""
         self.ident = ident
         self._frame = frame
+        self._sockets = sockets
         name = LiveObject(field(thread, "_name")).value()
         native_id = field(thread, "_native_id")
         self.name = name if isinstance(name, str) else f"thread {ident:x}"
@@ -109,11 +112,11 @@ class LiveThread:
 
     @property
     def cpu_ns(self) -> int | None:
-        return threadstat.cpu_ns(self.native_id)
+        return procfs.thread_cpu_ns(self._sockets.pid, self.native_id)
 
     @property
     def syscall(self) -> str | None:
-        return threadstat.syscall(self.native_id)
+        return procfs.thread_syscall(self._sockets.pid, self.native_id, self._sockets)
 
 
 class LiveReader:
@@ -155,7 +158,8 @@ class LiveReader:
     def threads(self) -> list[LiveThread]:
         known = active_threads()
         frames = current_frames()
-        return [LiveThread(ident, frame, known.get(ident)) for ident, frame in frames.items() if ident not in self._skipped]
+        sockets = procfs.SocketTable(self.pid)
+        return [LiveThread(ident, frame, known.get(ident), sockets) for ident, frame in frames.items() if ident not in self._skipped]
 
     def loops(self) -> list[LiveLoop]:
         frames = current_frames()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from hangwatch.reading import threadstat
+from hangwatch.kernel import procfs
 from hangwatch.reading.live_frames import thread_frames
 from hangwatch.reading.live_objects import LiveObject, field, isinstance_c, name_of_type
+
+#: A loop's thread in one of these is asleep in its selector (asyncio) or poller (libuv).
+_POLLS: Final = frozenset(("epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6"))
 
 
 class LiveLoop:
@@ -38,11 +42,11 @@ class LiveLoop:
         """By the system call: a loop that was woken but has not got the GIL yet still shows ``select`` in Python."""
         if self._native_id is None:
             return None
-        called = threadstat.syscall_name(self._native_id)
+        called = procfs.thread_call_name(os.getpid(), self._native_id)
         in_select = self._innermost is not None and self._innermost.f_code.co_filename.endswith("selectors.py")
         if called is None:
             return in_select if self.kind == "asyncio" else None
-        return called in threadstat.POLLS and (in_select or self.kind != "asyncio")
+        return called in _POLLS and (in_select or self.kind != "asyncio")
 
     def object(self) -> LiveObject:
         return LiveObject(self.loop)

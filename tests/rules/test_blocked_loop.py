@@ -98,6 +98,35 @@ def test_another_threads_native_code_has_the_gil():
     assert found["gil-held"].culprit[0].function == "Printer.wait_ready"
 
 
+def test_the_collectors_flag_was_read_from_outside():
+    read = Evidence("gc", "The interpreter was collecting garbage in 90 % of 20 readings.", {"share": 0.9, "readings": 20, "owner": 1})
+    found = blocked([*RUNNING, "app.py:free:28"], share=1.0, evidence=[read])
+    assert list(found) == ["gc-pause"] and found["gc-pause"].culprit[0].function == "free"
+
+
+def test_another_thread_collects():
+    scene = Scene()
+    thread = scene.threads[scene.thread("cleaner", ["app.py:sweep:30"])]
+    read = Evidence("gc", "collecting", {"share": 1.0, "readings": 20, "owner": thread.native_id})
+    found = blocked([*RUNNING, "app.py:work:1"], scene=scene, evidence=[read])
+    assert list(found) == ["gc-pause"]
+    assert found["gc-pause"].culprit[0].function == "sweep" and "another thread" in found["gc-pause"].title
+
+
+@pytest.mark.parametrize(
+    "spent, cause",
+    [
+        ({"cpu_ms": 900.0, "delay_ms": 50.0}, "blocked-loop-cpu"),
+        ({"cpu_ms": 100.0, "delay_ms": 600.0}, "cpu-starved"),
+        ({"cpu_ms": 10.0, "delay_ms": 950.0}, "cpu-starved"),
+        ({"cpu_ms": 300.0, "delay_ms": 300.0}, None),
+    ],
+)
+def test_nobody_saw_its_stack_in_time_but_the_kernel_counted(spent, cause):
+    seen = Evidence("ebpf", data={"kind": "loop", "threads": [{"tid": 1, "busy_ms": 1000.0, "gil_ms": 0.0, **spent}]})
+    assert list(blocked([], evidence=[seen])) == ([cause] if cause else [])
+
+
 def test_the_group_is_held_back():
     process = Evidence("process", data={"window_s": 0.1, "throttling": {"throttled_ms": 80.0, "cpus": 0.2}, "threads": []})
     assert list(blocked([*RUNNING, "app.py:work:1"], share=0.05, evidence=[process])) == ["cpu-starved"]
