@@ -311,8 +311,10 @@ def _starved(case: Case, thread: Thread | None) -> list[str]:
         facts.append(
             f"Its thread was ready to run but waited {waited['delay_ms']:.0f} ms of {float(said.data['window_s']) * 1e3:.0f} ms for a CPU."
         )
-    seen = witness(case, "ebpf", thread)
-    if seen and (seen.get("delay_ms") or 0) > STARVED_WAIT * (seen.get("busy_ms") or 0) > 0:
+    seen, share = witness(case, "ebpf", thread), share_of_cpu(case, thread)
+    # One that gets next to nothing now may have computed before its quota was used up.
+    least = STARVED_WAIT if share is None or share >= STARVED_SHARE else 0.5
+    if seen and (seen.get("delay_ms") or 0) > least * (seen.get("busy_ms") or 0) > 0:
         facts.append(
             f"The kernel kept it waiting for a CPU for {seen['delay_ms']:.0f} of the {seen['busy_ms']:.0f} ms since it left its loop."
         )

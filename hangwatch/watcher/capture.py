@@ -87,32 +87,39 @@ def of_loop(worker: Worker, stall: LoopStall, limit_ns: int, throttled: Throttli
     if not stall.certain and (loop.id in looks.turned or loop.asleep):
         raise NoStall("it is busy, and goes from callback to callback")
     told = Stall("loop", loop.id, stall.since_ns, limit_ns)
-    looks = _during(looks, loop, stall, facts)
-    now = _with_lag(looks.now, loop, stall)
-    return conclude(worker, told, dataclasses.replace(looks, earlier=now if looks.earlier is looks.now else looks.earlier, now=now), facts)
+    for seen in (_during(looks, loop), _told_by_the_kernel(looks, loop, facts)):
+        now = _with_lag(seen.now, loop, stall)
+        earlier = now if seen.earlier is seen.now else seen.earlier
+        incident = conclude(worker, told, dataclasses.replace(seen, earlier=earlier, now=now), facts)
+        if incident.findings and {loop.id, loop.thread_id, loop.running_task_id} & set(incident.findings[0].subjects):
+            break
+    return incident
 
 
-def _during(looks: Looks, loop: Loop, stall: LoopStall, facts: Evidence) -> Looks:
-    """The looks at the block. Where it was over before the second, or before both: the first, or what the kernel saw in time."""
-    if not loop.asleep:
-        return looks
+def _during(looks: Looks, loop: Loop) -> Looks:
+    """The looks at the block; where it was over before the second, the first alone."""
     before = next((other for other in looks.earlier.loops if other.id == loop.id), None)
-    if before is not None and before.asleep is False:
-        return dataclasses.replace(looks, now=looks.earlier)
+    if not loop.asleep or before is None or before.asleep is not False:
+        return looks
+    return dataclasses.replace(looks, now=looks.earlier)
+
+
+def _told_by_the_kernel(looks: Looks, loop: Loop, facts: Evidence) -> Looks:
+    """Where the looks came too late: what the loop's thread did is the kernel's word, what else the process waits for by now is not why."""
     (seen,) = facts.data["threads"]
     now = dataclasses.replace(
         looks.now,
         loops=tuple(dataclasses.replace(other, asleep=False) if other.id == loop.id else other for other in looks.now.loops),
         threads=tuple(
             dataclasses.replace(thread, syscall=seen["what"] or seen["call"] or None, frames=(), waits_on=None)
-            if thread.id == loop.thread_id
-            else thread
             for thread in looks.now.threads
+            if thread.id == loop.thread_id
         ),
-        gaps=(
-            *looks.now.gaps,
-            "It was over when the process' memory was read: where it happened is not known, what it did is the kernel's word.",
-        ),
+        tasks=(),
+        waits=(),
+        primitives=(),
+        requests=(),
+        gaps=(*looks.now.gaps, "It was over when the process' memory was read: where it happened is not known."),
     )
     return dataclasses.replace(looks, earlier=now, now=now)
 

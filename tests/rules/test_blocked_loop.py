@@ -127,6 +127,14 @@ def test_nobody_saw_its_stack_in_time_but_the_kernel_counted(spent, cause):
     assert list(blocked([], evidence=[seen])) == ([cause] if cause else [])
 
 
+@pytest.mark.parametrize("share, cause", [(0.05, "cpu-starved"), (0.4, "blocked-loop-cpu")])
+def test_a_quota_that_was_used_up_on_the_way(share, cause):
+    seen = Evidence(
+        "ebpf", data={"kind": "loop", "threads": [{"tid": 1, "busy_ms": 310.0, "gil_ms": 0.0, "cpu_ms": 90.0, "delay_ms": 220.0}]}
+    )
+    assert list(blocked([*RUNNING, "app.py:work:1"], share=share, evidence=[seen])) == [cause]
+
+
 def test_the_group_is_held_back():
     process = Evidence("process", data={"window_s": 0.1, "throttling": {"throttled_ms": 80.0, "cpus": 0.2}, "threads": []})
     assert list(blocked([*RUNNING, "app.py:work:1"], share=0.05, evidence=[process])) == ["cpu-starved"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+import threading
 
 import pytest
 
@@ -74,3 +75,27 @@ def test_a_group_that_is_held_back_is_starved_and_not_blocked(tmp_path, version)
             asked.close()
         service.kill()
         service.wait()
+
+
+@needs_bpf
+def test_a_block_that_is_over_when_the_look_comes_is_not_blamed_on_who_waits_by_then(tmp_path, monkeypatch):
+    """A machine too busy to look in time, made by waiting: the kernel's facts remain, an upload that trickles is no cause."""
+    from hangwatch.watcher import capture
+
+    look, late = capture.two_looks, threading.Event()
+
+    def too_late(*arguments, **options):
+        late.wait(20)
+        return look(*arguments, **options)
+
+    monkeypatch.setattr(capture, "two_looks", too_late)
+    with uvicorn() as service, watching(tmp_path, service.pid) as told:
+        upload = Client(service.port).ask("/uploads", "POST", ["Content-Length: 1000"])
+        asked = Client(service.port).ask("/sleeps")
+        asked.answer()
+        late.set()
+        incident = waits_for(told, lambda i: i.stall.kind == "loop")
+        assert incident.findings[0].cause == "blocked-loop-io", [finding.title for finding in incident.findings]
+        assert any("It was over" in gap for gap in incident.snapshot.gaps) and incident.snapshot.requests == ()
+        asked.close()
+        upload.close()
