@@ -152,7 +152,7 @@ class Agent:
 
         timer = StackTimer(self.config.loop_after, None)
         timer.watch_for_others(self.patcher)
-        self.ledger.on_collection = timer.beat_if_late
+        self.ledger.on_collection = timer.collection
         return timer
 
     def _open_store(self) -> Store:

@@ -79,8 +79,9 @@ class Ledger:
         self.on_loop: Callable[[LoopMark], None] | None = None
         #: Called when a server begins that has a thread for each connection, and perhaps no loop.
         self.on_server: Callable[[], None] | None = None
-        #: Called with the time (ns) when a collection of more than the youngest objects begins or ends; cheap, never raises, takes no lock.
-        self.on_collection: Callable[[int], None] | None = None
+        #: Called with the time (ns) and True when a full collection begins, False when one of more than the youngest objects ends; never
+        #: raises, waits for nothing.
+        self.on_collection: Callable[[int, bool], None] | None = None
         #: Tasks that were destroyed while they were pending: when, which, and where they were.
         self.lost: deque[tuple[int, str, str, int, str]] = deque(maxlen=64)
         #: Connection object -> (method, route, when) of a response whose end its client cannot see.
@@ -133,8 +134,8 @@ class Ledger:
             if info["generation"] == 0:
                 return
             at_ns = now()
-            if self.on_collection is not None:
-                self.on_collection(at_ns)
+            if self.on_collection is not None and (phase == "stop" or info["generation"] == 2):
+                self.on_collection(at_ns, phase == "start")
             if phase == "start":
                 self.collecting_ns = at_ns
                 return

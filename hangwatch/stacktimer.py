@@ -23,6 +23,12 @@ LEAST_S: Final = 2.0
 #: Beats this late are the collector's doing, or a busy machine's: whoever runs then arms the timer anew, as Python does run.
 LATE_S: Final = 0.5
 
+#: A full collection keeps the GIL longer than that only where memory is swapped out; a dump that meets its end meets running Python. The
+#: watchdog tells of it afterwards, from stacks taken with the GIL.
+COLLECTING_S: Final = 10.0
+#: Between two collections that follow each other at once, arming anew (some 50 microseconds) is saved.
+_FRESH_NS: Final = 100_000_000
+
 
 class StackTimer:
     """Armed with ``beat()``, silent after ``stop()``. Never raises; ``error`` says why there is none."""
@@ -36,6 +42,7 @@ class StackTimer:
         # Our own, held for microseconds: between "may I?" and arming no fork can come.
         self._gate = threading.Lock()
         self._beat_ns = 0
+        self._long = False
         self._fd = self._open(folder)
 
     def _open(self, folder: Path | None) -> int:
@@ -83,23 +90,35 @@ class StackTimer:
         with self._gate:
             self._arm()
 
-    def _arm(self) -> None:
+    def _arm(self, least_s: float = 0.0) -> None:
         try:
-            faulthandler.dump_traceback_later(self.timeout_s, repeat=False, file=self._fd)
+            faulthandler.dump_traceback_later(max(self.timeout_s, least_s), repeat=False, file=self._fd)
             self._beat_ns = time.monotonic_ns()
+            self._long = least_s > 0
         except (RuntimeError, ValueError, OSError) as error:
             self.error = str(error)
             self.taken = True
 
     def beat_if_late(self, now_ns: int) -> None:
-        """For who cannot wait and may be inside `beat` already: a collection begins or ends, on whichever thread.
+        """For who cannot wait, and may be inside `beat` already."""
+        if now_ns - self._beat_ns >= LATE_S * 1e9:
+            self._try_arm()
+
+    def collection(self, now_ns: int, begins: bool) -> None:
+        """A collection begins (a full one) or ends, on whichever thread.
 
         Between long collections the watchdog gets no turn for seconds, while Python runs a moment after each: a dump would meet it.
         """
-        if now_ns - self._beat_ns < LATE_S * 1e9 or self._fd < 0 or self.taken or not self._gate.acquire(blocking=False):
+        if not begins:
+            self.beat_if_late(now_ns)
+        elif not self._long or now_ns - self._beat_ns >= _FRESH_NS:
+            self._try_arm(COLLECTING_S)
+
+    def _try_arm(self, least_s: float = 0.0) -> None:
+        if self._fd < 0 or self.taken or not self._gate.acquire(blocking=False):
             return
         try:
-            self._arm()
+            self._arm(least_s)
         finally:
             self._gate.release()
 

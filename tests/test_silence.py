@@ -12,7 +12,7 @@ import pytest
 from hangwatch import lifesign, orphans, silence
 from hangwatch.ledger import Ledger
 from hangwatch.silence import SilenceNote
-from hangwatch.stacktimer import FILE_NAME, LATE_S, StackTimer
+from hangwatch.stacktimer import COLLECTING_S, FILE_NAME, LATE_S, LEAST_S, StackTimer
 from hangwatch.store import Store
 from tests.processes import running, until
 
@@ -102,24 +102,25 @@ def test_a_worker_that_gets_a_moment_between_two_collections_is_told(tmp_path):
 # The timer that writes stacks while nothing of Python can run must not fire while it does.
 
 
-def test_a_collection_arms_a_timer_that_is_late(tmp_path, monkeypatch):
+def test_no_dump_meets_the_end_of_a_collection(tmp_path, monkeypatch):
     armed = []
-    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *args, **options: armed.append(options["file"]))
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda timeout, **options: armed.append(timeout))
     ledger, timer = Ledger(), StackTimer(0.5, tmp_path)
-    ledger.on_collection = timer.beat_if_late
+    ledger.on_collection = timer.collection
     collect = ledger.gc_watcher()
     timer.beat()
+    collect("start", {"generation": 1})
+    assert armed == [LEAST_S], "what is short, and often, costs nothing"
     collect("start", {"generation": 2})
-    assert len(armed) == 1, "it was not late"
-    timer._beat_ns -= int(LATE_S * 1e9)
-    collect("stop", {"generation": 0})
-    assert len(armed) == 1
     collect("stop", {"generation": 2})
-    assert len(armed) == 2
+    collect("start", {"generation": 2})
+    assert armed == [LEAST_S, COLLECTING_S], "once for those that follow each other"
+    timer.beat()
     timer._beat_ns -= int(LATE_S * 1e9)
+    collect("stop", {"generation": 2})
+    assert armed[2:] == [LEAST_S, LEAST_S]
     with timer._gate:  # in the middle of `beat`, on this very thread
         collect("start", {"generation": 2})
-    assert len(armed) == 2
     timer.stop()
-    collect("stop", {"generation": 2})
-    assert len(armed) == 2 and (tmp_path / FILE_NAME).exists()
+    collect("start", {"generation": 2})
+    assert len(armed) == 4 and (tmp_path / FILE_NAME).exists()
