@@ -210,6 +210,8 @@ class Reporter:
         stacks = samples.stacks(alarm.pulse.mark, second) if alarm.pulse is not None and not alarm.over else ()
         evidence = (*alarm.evidence, *collection.gather(), *stacks)
         known = self._tell(alarm.stall, second, None if alarm.over else first, evidence, 1)
+        if alarm.pulse is not None and not alarm.pulse.blocked:
+            self.book.close(known)  # it came back before there was anything that could be closed
         if alarm.over:
             self.book.close(known)
             if self.note is not None and known.stored:
