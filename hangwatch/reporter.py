@@ -210,11 +210,9 @@ class Reporter:
         stacks = samples.stacks(alarm.pulse.mark, second) if alarm.pulse is not None and not alarm.over else ()
         evidence = (*alarm.evidence, *collection.gather(), *stacks)
         known = self._tell(alarm.stall, second, None if alarm.over else first, evidence, 1)
-        if alarm.pulse is not None and not alarm.pulse.blocked:
-            self.book.close(known)  # it came back before there was anything that could be closed
-        if alarm.over:
+        if alarm.over or (alarm.pulse is not None and not alarm.pulse.blocked):  # it came back before there was anything to close
             self.book.close(known)
-            if self.note is not None and known.stored:
+            if alarm.over and self.note is not None and known.stored:
                 self.note.clear()
 
     def _answers(self, alarm: Alarm) -> bool:
