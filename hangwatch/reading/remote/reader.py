@@ -278,10 +278,11 @@ class RemoteReader:
         layout, frame = self.heap.layout, state.frames[-1]
         place = layout.frame_instruction if layout.version >= (3, 11) else layout.frame_lasti
         ranges = [(frame.address + place, 8 if layout.version >= (3, 11) else 4), (state.address + layout.thread_frame, 8)]
-        first, used_ns, begun_ns = self.memory.fresh(ranges), self.side.cpu_ns(native_id), time.monotonic_ns()
+        first, used_ns, begun_ns, gil = self.memory.fresh(ranges), self.side.cpu_ns(native_id), time.monotonic_ns(), self.gil()
         for _ in range(times - 1):
             time.sleep(apart_s)
-            if self.memory.fresh(ranges) != first:
+            # A busy loop that waits for a CPU is in its selector each time as well, at the same instruction; but it has let the GIL go.
+            if self.memory.fresh(ranges) != first or self.gil() != gil:
                 return False
         now_ns = self.side.cpu_ns(native_id)
         least_ns = max(_COMPUTED_NS, (time.monotonic_ns() - begun_ns) * _ON_CPU)
