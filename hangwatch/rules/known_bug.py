@@ -26,7 +26,7 @@ from importlib import resources
 from hangwatch.records import Finding, Frame, Plain, Signature
 from hangwatch.rules.base import Case
 from hangwatch.rules.frames import frames_of
-from hangwatch.rules.loop_thread import blocked_loops
+from hangwatch.rules.loop_thread import blocked_loops, samples
 from hangwatch.rules.versions import satisfies
 
 
@@ -140,12 +140,12 @@ def _on(frames: list[Frame], place: tuple[str, str]) -> bool:
 
 
 def _stacks(case: Case, finding: Finding) -> list[Frame]:
-    """Every frame of the finding's culprits and of its subjects' stacks; of a blocked loop those that other tools saw, too."""
+    """Every frame of the finding's culprits and of its subjects' stacks; of a blocked loop those that other tools and further looks saw, too."""
     found = list(finding.culprit)
     for subject in finding.subjects[:50]:
         found += frames_of(case.graph, subject)
     if any(subject.startswith("loop:") for subject in finding.subjects):
-        found += [frame for doing in blocked_loops(case) for frame in doing.frames]
+        found += [frame for doing in blocked_loops(case) for stack in (doing.frames, *samples(case, doing)) for frame in stack]
     return found
 
 

@@ -3,9 +3,10 @@ from importlib import resources
 
 import pytest
 
-from hangwatch.records import CAUSES
-from hangwatch.rules import known_bug, shared_event
+from hangwatch.records import CAUSES, Evidence
+from hangwatch.rules import blocked_loop_cpu, known_bug, shared_event
 from hangwatch.rules.versions import satisfies
+from tests.cases import Scene, blocked_case, frame
 from tests.rules.test_shared_event import eaten
 
 
@@ -85,3 +86,24 @@ def test_signature_round_trip():
     finding = recognised("0.12.2")
     assert from_json(Finding, to_json(finding)) == finding
     assert dataclasses.asdict(finding)["signature"]["id"] == "uvicorn-748"
+
+
+def spinning_in(*library):
+    """The loop's thread was in the application at both samples, and further looks saw what it called."""
+    scene = Scene()
+    scene.versions["aiohttp"] = "3.8.5"
+    scene.task("PUT /blobs", ["app.py:put_blob:18"], state="running")
+    below = ["asyncio/base_events.py:BaseEventLoop._run_once", "app.py:put_blob:18"]
+    scene.loop_thread(below)
+    stack = [dataclasses.asdict(frame(place)) for place in (*below, *library)]
+    case = blocked_case(scene, evidence=(Evidence("samples", data={"threads": [{"native_id": 1, "stacks": [stack]}]}),))
+    (finding,) = blocked_loop_cpu.check(case)
+    return known_bug.recognise(case, finding)
+
+
+def test_what_further_looks_saw_tells_the_bug():
+    assert spinning_in("aiohttp/streams.py:ChunkTupleAsyncStreamIterator.__anext__").signature.id == "aiohttp-7616"
+
+
+def test_twin_they_saw_something_else():
+    assert spinning_in("aiohttp/web_log.py:log").signature is None
