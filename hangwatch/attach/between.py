@@ -30,7 +30,8 @@ class Between:
         stack_at = time.monotonic() + STACK_EVERY_S
         while (now := time.monotonic()) < end or (self._flag_is_known and len(self.flags) < LEAST_FLAGS):
             self._read_flag()
-            if self._stacks and stack_at <= now < end:
+            # On a machine so slow that the time is over, some stacks are read all the same.
+            if self._stacks and (stack_at <= now < end or (now >= end and len(self.flags) % 4 == 1)):
                 stack_at = now + STACK_EVERY_S
                 self._read_stacks()
             if self._flag_is_known:

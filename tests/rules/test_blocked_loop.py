@@ -214,3 +214,16 @@ def test_who_keeps_the_loops_lock_is_told_with_what_keeps_him():
     scene.thread("mailer", ["app.py:mail:17", "socket.py:SocketIO.readinto"], peer, [lock])
     found = blocked([*RUNNING, "threading.py:acquire"], lock, scene=scene)
     assert any("mailer" in line and "10.0.0.9:25" in line for line in found["blocked-loop-lock"].because)
+
+
+def test_a_lock_that_a_computing_loop_takes_now_and_then_is_not_what_it_waits_for():
+    scene = Scene()
+    lock = scene.primitive("thread-lock", "threading.RLock", state={"locked": False})
+    found = blocked([*RUNNING, "logging/__init__.py:handle"], lock, share=0.4, scene=scene, syscall=None)
+    assert list(found) == ["blocked-loop-cpu"]
+
+
+def test_twin_it_sits_in_the_lock():
+    scene = Scene()
+    lock = scene.primitive("thread-lock", "threading.RLock", state={"locked": True})
+    assert list(blocked([*RUNNING, "threading.py:acquire"], lock, scene=scene, syscall="futex wait")) == ["blocked-loop-lock"]

@@ -128,13 +128,23 @@ class RemoteReader:
         """Threads, then tasks with their chains; each part until a reading of it holds together."""
         before = self._before = self.side.activity()
         inside = frozenset(self.side.outside_ids())
-        threads = self._steadily(lambda: thread_states(self.codes, self.roots, inside))
+        threads = self._whole(inside)
         addresses = self._steadily(lambda: self._table.addresses(threads))
         running = self._steadily(lambda: self._table.running(threads))
         tasks = self._chains(addresses, running, threads)
         self._threads, self._tasks = threads, self._settle(tasks, threads, before)
         self._earlier = {}
         self._note_threads(threads)
+
+    def _whole(self, inside: frozenset[int]) -> list[ThreadState]:
+        """The threads, once more while a stack comes out torn: one that spins calls and returns faster than its frames are followed."""
+        threads = self._steadily(lambda: thread_states(self.codes, self.roots, inside))
+        for _ in range(_ATTEMPTS):
+            if all(state.complete for state in threads):
+                break
+            self._forget()
+            threads = self._steadily(lambda: thread_states(self.codes, self.roots, inside))
+        return threads
 
     def _steadily(self, part: Callable[[], _T]) -> _T:
         """What ``part`` reads, from fresh memory again as long as it comes out torn."""
@@ -256,8 +266,8 @@ class RemoteReader:
         outside = self.side.outside_ids()
         inside = frozenset(outside)
         try:
-            states = thread_states(self.codes, self.roots, inside)
-        except _BROKEN:
+            states = self._whole(inside)
+        except CannotLook:
             return {}
         return {outside.get(state.inside_id, state.inside_id): list(state.frames) for state in states if state.complete}
 

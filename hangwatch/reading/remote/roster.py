@@ -91,6 +91,8 @@ def _stack(codes: Codes, thread: int) -> tuple[list[RemoteFrame], bool]:
             if layout.version < (3, 11) or memory.u8(address + layout.frame_owner) < _OWNED_BY_C:
                 frames.append(RemoteFrame(codes, address, RUNNING))
             address = memory.u64(address + layout.frame_back)
+        # A coroutine that stops at an await while the stack is followed loses its caller: then the rest seems not to be there.
+        complete = not (frames and frames[-1].suspendable)
     except _BROKEN:
         complete = False
     frames.reverse()
