@@ -207,7 +207,9 @@ def _gil_owner(case: Case, loop_thread: Thread | None, frames: tuple[Frame, ...]
 
 def _waits(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...], primitive: Primitive | None) -> Doing | None:
     call = ((thread.syscall if thread else None) or "").split(" ")[0]
-    if primitive is not None and primitive.kind in _LOCK_KINDS | _IO_KINDS and not in_selector(frames):
+    # Caught between two calls it may seem to be inside one of them; but it is in no system call, and gets its share of a CPU.
+    passes_by = not call and case.snapshot.source != "core" and (share_of_cpu(case, thread) or 0) >= STARVED_SHARE
+    if primitive is not None and primitive.kind in _LOCK_KINDS | _IO_KINDS and not in_selector(frames) and not passes_by:
         return Doing(loop, thread, frames, "lock" if primitive.kind in _LOCK_KINDS else "io", _call_fact(thread), primitive=primitive)
     if in_selector(frames) and (not call or call.startswith(_LOOP_CALLS)):
         return Doing(loop, thread, frames, "idle", sure=False)
