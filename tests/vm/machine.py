@@ -15,7 +15,7 @@ from tests.vm.parts import Machine, Parts, image
 
 MEMORY_MB = 2048
 #: Of one run, boot included. What is not told by then counts as failed.
-LIMIT_S = 900
+LIMIT_S = 1500
 _CONSOLES = {"arm64": "ttyAMA0", "amd64": "ttyS0"}
 #: arm64: with pointer authentication, in the variant that is quick to emulate, and without 52-bit addresses, on which kernels before 5.12 do
 #: not start. x86-64: all that can be emulated.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import shutil
 import subprocess
 import sys
@@ -159,7 +160,7 @@ def image(machine: Machine, parts: Parts, path: Path) -> None:
         cpio.folder("srv/guest")
         cpio.tree(GUEST, "srv/guest", lambda path: path.name == "__pycache__")
         plan = [{"root": target.suite, "version": target.version, "loop": target.loop} for target in machine.targets]
-        cpio.file("srv/plan.json", json.dumps(plan).encode())
+        cpio.file("srv/plan.json", json.dumps({"targets": plan, "only": os.environ.get("VM_CHECKS", "")}).encode())
         for suite in dict.fromkeys(target.suite for target in machine.targets):
             cpio.folder(f"roots/{suite}")
             cpio.tree(parts.root(suite, machine.arch), f"roots/{suite}", _leave_out)

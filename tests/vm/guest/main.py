@@ -38,7 +38,8 @@ def attempt(target, name, check, *arguments):
 
 def main():
     with open("/srv/plan.json") as file:
-        plan = json.load(file)
+        whole = json.load(file)
+    plan, only = whole["targets"], whole["only"]
     if sys.argv[1:]:
         return of_target(plan[-1], 9000, "contained", checks.CONTAINED)
     page = os.sysconf("SC_PAGE_SIZE") // 1024
@@ -49,7 +50,10 @@ def main():
     for number, target in enumerate(plan):
         again = target["version"] in (other["version"] for other in plan[:number])
         wanted = [check for check in checks.CHECKS if not (again and check in checks.OF_VERSION)]
+        wanted = [check for check in wanted if check is checks.serve or only in check.__name__]
         of_target(target, 8000 + 20 * number, f"{target['version']} {target['loop']}", wanted)
+    if only:
+        return 0
     again = f"/srv/busybox mount -t proc proc /proc && exec {sys.executable} -u {__file__} contained"
     command = ["/srv/busybox", "unshare", "-p", "-f", "/srv/busybox", "sh", "-c", again]
     return subprocess.run(command, stdin=subprocess.DEVNULL).returncode
