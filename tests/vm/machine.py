@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import subprocess
 import threading
@@ -45,7 +46,9 @@ def run(machine: Machine, parts: Parts, log: Path, limit_s: float = LIMIT_S) -> 
         *program, *_PROCESSORS[machine.arch], "-accel", "tcg,thread=multi", "-smp", "2", "-m", str(MEMORY_MB), "-nographic", "-no-reboot",
         "-nodefaults", "-serial", "stdio", "-kernel", str(kernel), "-initrd", str(initrd), "-append", line,
     ]  # fmt: skip
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ or None)
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environ}
+    )
     try:
         yield from _listen(child, log, limit_s)
     finally:

@@ -77,7 +77,9 @@ class Parts:
         library = next(root.glob("usr/lib/*-linux-gnu"))
         loader = next(library.glob("ld-linux-*.so.*"), None) or next(root.glob("usr/lib64/ld-linux-*"))
         command = [str(loader), "--library-path", f"{library}:{library}/pulseaudio", str(root / "usr/bin" / program)]
-        return [*command, "-L", str(root / "usr/share/qemu"), "-L", str(root / "usr/share/seabios")], {}
+        return [*command, "-L", str(root / "usr/share/qemu"), "-L", str(root / "usr/share/seabios")], {
+            "QEMU_MODULE_DIR": str(library / "qemu")
+        }
 
     def kernel(self, machine: Machine) -> tuple[Path, list[Path]]:
         """The image, and those modules of it that are needed."""
