@@ -79,12 +79,14 @@ class Control:
         return True
 
     def _close(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._listener is not None:
-                self._listener.close()
-            if self._way is not None:
-                os.close(self._way)
+        # Forgotten before they are closed: a number closed twice is somebody else's the second time.
+        listener, way = self._listener, self._way
         self._listener = self._way = None
+        with contextlib.suppress(OSError):
+            if listener is not None:
+                listener.close()
+            if way is not None:
+                os.close(way)
 
     # on its own thread
 

@@ -112,7 +112,7 @@ def _of_worker(store: Store, folder: Path, facts: dict[str, Any], alive: bool, n
     end_at = now if alive else max(beat_at, written_at, note["noted_at"] if note is not None else 0.0)
     age_ns, limit_ns = int((end_at - opened_at) * 1e9), int(limit_s * 1e9)
     snapshot = _snapshot(facts, dump.data["threads"] if written_at else note["threads"] if note else (), alive, end_at, age_ns)
-    found = [*([dump] if written_at else []), *_of_watchdog(note, end_at - written_at if alive else None)]
+    found = [*([dump] if written_at else []), *_of_watchdog(note, end_at - fired_at if alive and written_at else None)]
     if alive:
         target = evidence.Target(pid, native=True, loop_native_ids=tuple(loop["thread_native_id"] for loop in facts.get("loops", ())))
         found += evidence.collect(target, ("py-spy", "process", "sockets"), deadline_s=4.0)
@@ -124,7 +124,7 @@ def _of_worker(store: Store, folder: Path, facts: dict[str, Any], alive: bool, n
 
 
 def _of_watchdog(note: dict[str, Any] | None, late_s: float | None) -> Iterator[Evidence]:
-    """What it noted; else, of a live worker, that it has been silent since its timer fired (``late_s``)."""
+    """What it noted; else, of a live worker, for how long it has been silent by what its timer wrote (``late_s``)."""
     if note is not None:
         text = f"Its watchdog could not run for {note['late_ms']} ms ({note['silences']} times), and has not been able to tell it since."
         yield Evidence("watchdog", data=note, text=text)

@@ -18,8 +18,8 @@ from hangwatch.patching import Patcher
 FILE_NAME: Final = "faulthandler.txt"
 #: Silence before it fires, at the least. It reads other threads' stacks without the GIL, which is safe while native code keeps it and
 #: is not while Python runs: a dump that fired on a busy machine, where the watchdog had merely not got a CPU for half a second, has
-#: crashed CPython 3.11. Shorter silences are told from the stacks at their end.
-LEAST_S: Final = 2.0
+#: crashed CPython 3.11. What ends by itself mostly ends within seconds, and is told from the stacks at its end; this is for what does not end.
+LEAST_S: Final = 5.0
 #: Beats this late are the collector's doing, or a busy machine's: whoever runs then arms the timer anew, as Python does run.
 LATE_S: Final = 0.5
 
@@ -42,6 +42,7 @@ class StackTimer:
         # Our own, held for microseconds: between "may I?" and arming no fork can come.
         self._gate = threading.Lock()
         self._beat_ns = 0
+        self._stopped = False
         self._long = False
         self._fd = self._open(folder)
 
@@ -66,6 +67,8 @@ class StackTimer:
     def move_to(self, folder: Path) -> None:
         """From memory to disk, once the spool is there."""
         with self._gate:
+            if self._stopped:
+                return
             if self._fd >= 0 and not self.taken:
                 # Before the file is closed: its number may be a socket's a moment later.
                 faulthandler.cancel_dump_traceback_later()
@@ -147,12 +150,13 @@ class StackTimer:
     def stop(self) -> None:
         """Disarms (unless the timer is someone else's) and closes; a stopped timer stays stopped."""
         with self._gate:
+            self._stopped = True
             if self._fd < 0:
                 return
             if not self.taken:
                 faulthandler.cancel_dump_traceback_later()
-            os.close(self._fd)
-            self._fd = -1
+            old, self._fd = self._fd, -1
+            os.close(old)
 
     def before_fork(self) -> None:
         """The timer is a C thread that does not exist in the child, which would wait for it for ever at its end."""

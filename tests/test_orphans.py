@@ -100,17 +100,17 @@ def test_what_the_worker_told_itself_is_not_told_again(frozen):
 
 
 def test_an_incident_told_in_its_place_ends_when_the_worker_runs_again(frozen):
-    _process, store = frozen("ctypes.PyDLL(None).usleep(8_000_000)")
+    _process, store = frozen("ctypes.PyDLL(None).usleep(15_000_000)")
     wait_for(lambda: dumped(store))
     (incident,) = wait_for(lambda: orphans.finish(store))
     assert incident.closed_at is None
-    wait_for(lambda: not dumped(store))
+    wait_for(lambda: not dumped(store), 30.0)
     orphans.finish(store)
-    assert store.load(incident.id).closed_at is not None
+    wait_for(lambda: store.load(incident.id).closed_at)
 
 
 def test_what_was_told_in_its_place_and_what_it_tells_itself_afterwards_are_one(frozen):
-    _process, store = frozen("ctypes.PyDLL(None).usleep(10_000_000)")
+    _process, store = frozen("ctypes.PyDLL(None).usleep(15_000_000)")
     wait_for(lambda: dumped(store))
     (told,) = wait_for(lambda: orphans.finish(store))
     wait_for(lambda: store.load(told.id).closed_at, 30.0)

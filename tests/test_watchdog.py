@@ -178,7 +178,7 @@ def test_a_blocked_loop_is_told_while_it_lasts_and_over_when_it_is(tmp_path, loo
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize(("held_s", "witnesses"), [("1.2", ["watchdog"]), ("4", ["watchdog", "faulthandler"])])
+@pytest.mark.parametrize(("held_s", "witnesses"), [("1.2", ["watchdog"]), ("8", ["watchdog", "faulthandler"])])
 def test_native_code_that_keeps_the_gil_is_told_afterwards_with_the_stacks_of_that_time(tmp_path, loop, held_s, witnesses):
     with running(tmp_path, uvicorn("--loop", loop), HELD_S=held_s) as service:
         assert service.get("/gil") is not None
