@@ -21,15 +21,15 @@ from hangwatch import samples, worker
 from hangwatch.casebook import Casebook, Open, stall_now, sureness
 from hangwatch.config import Config
 from hangwatch.ledger import Follow, Ledger
-from hangwatch.records import Evidence, Incident, Snapshot, Stall, to_json
+from hangwatch.records import Evidence, Snapshot, Stall, to_json
 from hangwatch.silence import SilenceNote
 from hangwatch.stacktimer import StackTimer
 from hangwatch.strays import Strays
 from hangwatch.sweep import Sweep
+from hangwatch.tools import Tools
 from hangwatch.watchdog import Alarm
 
 if TYPE_CHECKING:
-    from hangwatch.evidence import Collection, Target
     from hangwatch.export import Exporters
     from hangwatch.store import Store
 
@@ -42,7 +42,6 @@ BETWEEN_S: Final = 0.08
 ANSWER_S: Final = 0.1
 #: Pauses between rounds that found nothing new.
 BACK_OFF_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-_EVIDENCE: Final = ("faulthandler", "process", "sockets")
 
 
 class Reporter:
@@ -76,7 +75,7 @@ class Reporter:
         self._last_requests: list[dict[str, Any]] = []
         self._dull_rounds = 0
         self._next_round_ns = 0
-        self._budget: Any = None
+        self._tools = Tools(config, ledger, timer)
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
 
@@ -164,14 +163,12 @@ class Reporter:
     def _prepare(self) -> None:
         """The spool first: from then on a killed worker leaves something behind. Then what a stall needs, before there is one."""
         self._open_spool()
-        import hangwatch.evidence
         import hangwatch.export
         import hangwatch.investigate
         import hangwatch.reading.live
-        import hangwatch.snapshot
+        import hangwatch.snapshot  # noqa: F401
 
-        self._budget = hangwatch.evidence.Budget(self.config.pyspy_per_hour)
-        hangwatch.evidence.prepare()
+        self._tools.prepare()
         if self.book.store is not None:
             self._guarded(partial(self._finish_orphans, self.book.store))
         self.book.exporters = self._open_exporters(self.book.store)
@@ -197,7 +194,7 @@ class Reporter:
         if alarm.follows:
             self.pending += alarm.follows
             return
-        collection = self._collect({item.tool for item in alarm.evidence})
+        collection = self._tools.start({item.tool for item in alarm.evidence})
         first = self._sample([])
         if not alarm.over:
             time.sleep(BETWEEN_S)
@@ -248,7 +245,7 @@ class Reporter:
 
     def _two_looks(self, stuck: list[Follow]) -> tuple[Snapshot, Snapshot, tuple[Evidence, ...]]:
         """The later sample, the earlier, and what the tools said meanwhile."""
-        collection = self._collect(set())
+        collection = self._tools.start(set())
         first = self._sample(stuck)
         time.sleep(BETWEEN_S)
         return self._sample(stuck), first, collection.gather()
@@ -275,7 +272,7 @@ class Reporter:
             return again
         entry = self.book.add(dataclasses.replace(incident, count=count))
         if self.config.pyspy:
-            self.book.complete(entry, self._with_native_stacks(entry.incident, evidence, earlier))
+            self.book.complete(entry, self._tools.with_native_stacks(entry.incident, evidence, earlier))
         self.book.offer(entry)
         return entry
 
@@ -297,36 +294,6 @@ class Reporter:
         if sureness(now) > sureness(known):
             self.book.complete(entry, dataclasses.replace(now, id=known.id, count=known.count))
             self.book.lighten(entry)
-
-    def _with_native_stacks(self, incident: Incident, evidence: tuple[Evidence, ...], earlier: Snapshot | None) -> Incident:
-        from hangwatch.evidence import collect, ebpf
-        from hangwatch.graph import WaitGraph
-        from hangwatch.investigate import judge
-        from hangwatch.rules.base import Case
-
-        # Where it may, the kernel tells for a moment what keeps the loop's thread: the GIL, a CPU, a call.
-        kernel = ("ebpf",) if incident.stall.kind == "loop" and ebpf.possible() else ()
-        more = collect(self._target(), ("py-spy", *kernel), deadline_s=3.0)
-        evidence = (*evidence, *more)
-        findings, _ = judge(Case(incident.stall, incident.snapshot, WaitGraph(incident.snapshot), earlier, evidence))
-        return dataclasses.replace(incident, evidence=evidence, findings=findings)
-
-    def _collect(self, known: set[str]) -> Collection:
-        """Starts the tools that stop nothing, so that they work while the samples are taken."""
-        from hangwatch.evidence import Collection
-
-        return Collection(self._target(), [name for name in _EVIDENCE if name not in known], deadline_s=3.0)
-
-    def _target(self) -> Target:
-        from hangwatch.evidence import Target
-
-        return Target(
-            pid=os.getpid(),
-            native=self.config.pyspy_native,
-            faulthandler_file=self.timer.path if self.timer is not None else None,
-            loop_native_ids=tuple(mark.native_id for mark in list(self.ledger.loops.values())),
-            pyspy_budget=self._budget,
-        )
 
     def _end(self) -> None:
         self.book.end(self.folder)

@@ -130,7 +130,9 @@ def test_background_of_an_answered_request(port):
         assert request.phase == "background"
 
 
-def test_pipelined_request_waits_for_the_one_before(port):
+def test_pipelined_request_waits_for_the_one_before(port, request):
+    if "zttp" in request.node.name:
+        pytest.skip("zttp keeps what comes early in memory of its own, which nobody can read")
     with client(port, http("GET", "/first") + http("GET", "/second")):
         seen = when(lambda now: now.request("/first") and now.taken.connections and now.taken.connections[0].queued)
         (connection,) = seen.taken.connections
