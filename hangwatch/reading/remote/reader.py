@@ -33,6 +33,7 @@ _BROKEN = (Unreadable, struct.error, OverflowError)
 #: Readings of one part before it is given up as moving.
 _ATTEMPTS = 12
 _PART_ATTEMPTS = 60
+_EMPTY_ATTEMPTS = 4
 #: CPU time that a thread must have used for "it stands at one instruction" to mean anything: some slices of the scheduler.
 _COMPUTED_NS = 20_000_000
 #: And in this share of the time: one that hardly gets a CPU is seen where it was taken off it, which for a busy server is always the same call.
@@ -137,10 +138,13 @@ class RemoteReader:
         self._note_threads(threads)
 
     def _whole(self, inside: frozenset[int]) -> list[ThreadState]:
-        """The threads, once more while a stack comes out torn: one that spins calls and returns faster than its frames are followed."""
+        """The threads, once more while a stack comes out torn: one that spins calls and returns faster than its frames are followed.
+
+        No frame at all may be such a moment too, or a thread that is in no Python code: some readings tell.
+        """
         threads = self._steadily(lambda: thread_states(self.codes, self.roots, inside))
-        for _ in range(_ATTEMPTS):
-            if all(state.complete for state in threads):
+        for attempt in range(_ATTEMPTS):
+            if all(state.complete and (state.frames or attempt >= _EMPTY_ATTEMPTS) for state in threads):
                 break
             self._forget()
             threads = self._steadily(lambda: thread_states(self.codes, self.roots, inside))
