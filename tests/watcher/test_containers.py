@@ -33,6 +33,8 @@ def test_a_container_from_the_host(tmp_path, runtime, full):
     ):
         until(lambda: service.pid in told.watcher.roster.workers)
         assert other.pid not in told.watcher.roster.workers
+        # A request that was there before the program is told by its socket.
+        until(lambda: not full or told.watcher.connections.collector.attached)
         address = service.ask("/parks")
         incident = waits_for(told, lambda i: i.stall.kind == "request")
         assert incident.snapshot.pid == service.pid and "never-set" in {finding.cause for finding in incident.findings}
