@@ -30,13 +30,17 @@ class Row:
 
 @dataclass
 class Board:
-    """What is shown. ``seen`` maps an id to when (seconds) it was first seen in its present state, and that state."""
+    """What is shown. ``seen`` maps an id to when (seconds) it was first seen in its present state, and that state.
+
+    ``chosen``: the id of the row that was gone to, which stays selected while rows come and go around it; "" for the top.
+    """
 
     worker: Worker
     sort: str = "age"
     wanted: str = ""
     typing: bool = False
     selected: int = 0
+    chosen: str = ""
     opened: str = ""
     message: str = ""
     helping: bool = False
@@ -77,7 +81,25 @@ class Board:
             "waits": lambda row: (row.waits, -round(row.still_s), row.id),
             "name": lambda row: (row.name, row.id),
         }
-        return sorted(rows, key=keys[self.sort])
+        rows.sort(key=keys[self.sort])
+        self.selected = self._place_of_chosen(rows)
+        return rows
+
+    def _place_of_chosen(self, rows: list[Row]) -> int:
+        """Where a task has ended, its place is taken by the one below it."""
+        for number, row in enumerate(rows):
+            if row.id == self.chosen:
+                return number
+        place = max(0, min(self.selected, len(rows) - 1)) if self.chosen else 0
+        if rows and self.chosen and not self.wanted:  # what a filter hides comes back
+            self.chosen = rows[place].id
+        return place
+
+    def _go(self, steps: int) -> None:
+        rows = self.rows(time.monotonic())
+        if rows:
+            self.selected = max(0, min(self.selected + steps, len(rows) - 1))
+            self.chosen = rows[self.selected].id
 
     def press(self, key: str) -> str:
         """What a key asks of the one who runs the board: ``quit``, ``write``, ``next`` (worker) or nothing."""
@@ -94,12 +116,12 @@ class Board:
         elif key == "/":
             self.typing, self.wanted = True, ""
         elif key in ("\x1b[A", "k"):
-            self.selected = max(0, self.selected - 1)
+            self._go(-1)
         elif key in ("\x1b[B", "j"):
-            self.selected += 1
+            self._go(1)
         elif key in ("\r", "\n"):
             rows = self.rows(time.monotonic())
-            self.opened = "" if self.opened or not rows else rows[min(self.selected, len(rows) - 1)].id
+            self.opened = "" if self.opened or not rows else rows[self.selected].id
         elif key == "\x1b":
             self.opened = self.wanted = ""
         return ""

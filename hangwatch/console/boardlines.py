@@ -48,7 +48,6 @@ def _body(board: Board, now_s: float, width: int, height: int, painted: Paint) -
         yield "looking…"
         return
     rows = board.rows(now_s)
-    board.selected = max(0, min(board.selected, len(rows) - 1))
     top = [cut(safe(line), width) for line in _facts(board, seen, now_s)]
     yield from top
     yield from (painted(cut(safe(line), width), "bad") for line in _suspects(board, seen, rows, now_s))

@@ -57,13 +57,27 @@ class LoopStall:
         return self.pid, self.tid, self.since_ns
 
 
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """On a CPU, waiting for one, asleep, asleep for the GIL."""
+
+    cpu_ns: int | None = 0
+    delay_ns: int | None = 0
+    slept_ns: int = 0
+    gil_ns: int = 0
+
+
 @dataclass(slots=True)
 class _Suspect:
-    """``since`` is the turn it is about; ``closely_since`` when the closer look at it began."""
+    """``since`` is the turn it is about; ``closely_since`` when the closer look at it began.
+
+    ``before``: of a loop that went round without sleep until then, what it had spent by then (see `_spent`). It is none of this turn's.
+    """
 
     since: int
     closely_since: int
     saturated: bool
+    before: _Spent
 
 
 @dataclass(slots=True)
@@ -163,7 +177,8 @@ class LoopWatch:
         begun = max(row.busy_since, row.polled_at)
         if suspect is None or suspect.since != begun:
             self._look_closer(True)
-            suspect = self._suspects[key] = _Suspect(begun, self.clock(), row.polled_at > row.busy_since)
+            saturated = row.polled_at > row.busy_since
+            suspect = self._suspects[key] = _Suspect(begun, self.clock(), saturated, _spent(row) if saturated else _Spent())
         asleep_since = row.now.ns if row.now is not None else now
         # What is known without a gap: since the closer look began, or since it fell asleep outside of its epoll.
         watched_since = min(suspect.closely_since, asleep_since)
@@ -171,10 +186,10 @@ class LoopWatch:
         since = max(watched_since, begun) if suspect.saturated else begun
         if now - since < self.limit_ns or now - watched_since < self.limit_ns // 2:
             return None
-        return self._stall(row, since, now)
+        return self._stall(row, since, now, suspect.before)
 
-    def _stall(self, row: LoopRow, since: int, now: int) -> LoopStall:
-        stat = procfs.thread_stat(row.pid, row.tid)
+    def _stall(self, row: LoopRow, since: int, now: int, before: _Spent) -> LoopStall:
+        spent = _spent(row)
         asleep_ns = now - row.now.ns if row.now is not None else 0
         return LoopStall(
             pid=row.pid,
@@ -184,10 +199,10 @@ class LoopWatch:
             call=row.now.name if row.now is not None else "",
             arguments=row.now.arguments if row.now is not None else (),
             asleep_ns=asleep_ns,
-            cpu_ns=stat.cpu_ns - row.exec_ns if stat and row.exec_ns else None,
-            delay_ns=stat.delay_ns - row.delay_ns if stat and stat.delay_ns is not None else None,
-            slept_ns=row.slept_ns + asleep_ns,
-            gil_ns=row.gil_ns,
+            cpu_ns=None if spent.cpu_ns is None else max(0, spent.cpu_ns - (before.cpu_ns or 0)),
+            delay_ns=None if spent.delay_ns is None else max(0, spent.delay_ns - (before.delay_ns or 0)),
+            slept_ns=spent.slept_ns - before.slept_ns + asleep_ns,
+            gil_ns=spent.gil_ns - before.gil_ns,
             longest_call=row.longest.name if row.longest is not None else "",
             longest_ns=row.longest.ns if row.longest is not None else 0,
             kernel_stack=procfs.thread_kernel_stack(row.pid, row.tid) if row.now is not None else (),
@@ -213,6 +228,17 @@ class LoopWatch:
         for thread in self.sampler.sample(now):
             if thread.busy_since and now - thread.busy_since >= self.limit_ns:
                 yield _sampled(thread, now, self.limit_ns)
+
+
+def _spent(row: LoopRow) -> _Spent:
+    """Since the loop last slept in its epoll, without the sleep it is in. None for what the kernel does not count."""
+    stat = procfs.thread_stat(row.pid, row.tid)
+    return _Spent(
+        stat.cpu_ns - row.exec_ns if stat and row.exec_ns else None,
+        stat.delay_ns - row.delay_ns if stat and stat.delay_ns is not None else None,
+        row.slept_ns,
+        row.gil_ns,
+    )
 
 
 def _sampled(thread: Sampled, now: int, limit_ns: int) -> LoopStall:

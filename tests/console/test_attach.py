@@ -130,6 +130,27 @@ def test_keys_sort_filter_select_and_open():
     assert (found.press("w"), found.press("q")) == ("write", "quit")
 
 
+def test_the_selected_row_is_a_task_not_a_place():
+    found = board()
+    assert [row.id for row in found.rows(104.0)] == ["task:1", "task:2"]
+    found.press("j")
+    assert found.chosen == "task:2" and found.selected == 1
+    found.take_in(seen(at_ns=1, place=6), 105.0)  # the other moved: it is the younger one now
+    assert [row.id for row in found.rows(106.0)] == ["task:2", "task:1"] and found.selected == 0
+    found.press("\r")
+    assert found.opened == "task:2"
+    found.press("\r")
+    found.take_in(replace(seen(at_ns=2, place=6), tasks=seen(place=6).tasks[:1]), 106.0)
+    assert [row.id for row in found.rows(107.0)] == ["task:1"] and found.chosen == "task:1"
+
+
+def test_who_moved_nowhere_stays_at_the_top():
+    found = board()
+    found.take_in(seen(at_ns=1, place=6), 105.0)
+    found.rows(106.0)
+    assert (found.selected, found.chosen) == (0, "")
+
+
 def test_request_that_stands_still_is_named():
     found = board()
     found.take_in(seen(at_ns=1_000_000_000), 101.0)

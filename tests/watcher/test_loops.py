@@ -126,6 +126,21 @@ def test_a_saturated_loop_that_then_blocks_is_told(watch, kernel):
     assert after <= 700
 
 
+def test_what_a_saturated_loop_spent_before_is_none_of_this_turn(watch, kernel):
+    """In a minute without sleep in its epoll it waited for the GIL for seconds; then it computes for half a second."""
+    kernel.row = busy(watch, slept_ns=9_000 * MS, gil_ns=8_000 * MS)
+    for _ in range(20):
+        if kernel.closer:
+            kernel.row = dataclasses.replace(kernel.row, polled_at=watch.clock.now)
+        assert watch.tick() == []
+        watch.clock.now += 20 * MS
+    assert run(watch, 200) == []
+    kernel.row = dataclasses.replace(kernel.row, slept_ns=9_030 * MS, gil_ns=8_020 * MS)
+    ((_, stall),) = run(watch, 3000)
+    assert (stall.gil_ns, stall.slept_ns) == (20 * MS, 30 * MS)
+    assert facts.verdict(dataclasses.replace(stall, cpu_ns=470 * MS)) == "computing"
+
+
 def test_a_sleep_elsewhere_is_its_own_proof(watch, kernel):
     kernel.row = busy(watch, now=Sleep(230, (0, 0, 7), watch.clock.now))
     ((after, stall),) = run(watch, 2000, 10)
