@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hangwatch.config import Config
 from hangwatch.ledger import Follow, Ledger
 from hangwatch.records import Incident, Stall, to_json
-from hangwatch.worker import SAME_S, TOLD
+from hangwatch.worker import SAME_S, SAME_SEEN_S, SEEN, TOLD, same_stall
 
 if TYPE_CHECKING:
     from hangwatch.export import Exporters
@@ -114,18 +114,25 @@ class Casebook:
 
     def joined(self, incident: Incident, folder: Path | None) -> Incident:
         """Where somebody outside has told this very stall in our place: under the name it has there, with what was seen there."""
+        return self._joined(incident, folder, TOLD, SAME_S) or self._joined(incident, folder, SEEN, SAME_SEEN_S) or incident
+
+    def _joined(self, incident: Incident, folder: Path | None, mark: str, within_s: float) -> Incident | None:
         with contextlib.suppress(Exception):
-            if folder is not None and self.store is not None and incident.stall.kind == "loop":
-                told = self.store.load((folder / TOLD).read_text())
-                if abs(told.opened_at - incident.opened_at) <= SAME_S and told.stall.kind == "loop":
+            if folder is not None and self.store is not None and (folder / mark).exists():
+                told = self.store.load((folder / mark).read_text())
+                if same_stall(told, incident, within_s):
+                    if mark == SEEN:  # the next stall is another one
+                        (folder / mark).unlink()
                     return _both(incident, told)
-        return incident
+        return None
 
     def follow(self, entry: Open, follows: list[Follow]) -> None:
         entry.follows += follows[: MAX_FOLLOWS - len(entry.follows)]
 
     def complete(self, entry: Open, incident: Incident) -> None:
-        """More is known of an open incident: further evidence, a surer cause."""
+        """More is known of an open incident: further evidence, a surer cause. One that was surer before (seen from outside) stays."""
+        if sureness(incident) < sureness(entry.incident):
+            incident = dataclasses.replace(incident, findings=entry.incident.findings, fingerprint=entry.incident.fingerprint)
         if incident.fingerprint != entry.incident.fingerprint:
             self._entries.pop(entry.incident.fingerprint, None)
             self._entries.setdefault(incident.fingerprint, entry)

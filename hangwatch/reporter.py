@@ -272,7 +272,7 @@ class Reporter:
             return again
         entry = self.book.add(dataclasses.replace(incident, count=count))
         if self.config.pyspy:
-            self.book.complete(entry, self._tools.with_native_stacks(entry.incident, evidence, earlier))
+            self.book.complete(entry, self._tools.with_native_stacks(entry.incident, earlier))
         self.book.offer(entry)
         return entry
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hangwatch.config import Config
 from hangwatch.ledger import Ledger
-from hangwatch.records import Evidence, Incident, Snapshot
+from hangwatch.records import Incident, Snapshot
 from hangwatch.stacktimer import StackTimer
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class Tools:
 
         return Collection(self._target(), [name for name in _QUIET if name not in known], deadline_s=DEADLINE_S)
 
-    def with_native_stacks(self, incident: Incident, evidence: tuple[Evidence, ...], earlier: Snapshot | None) -> Incident:
-        """The incident with what py-spy and the kernel say beside ``evidence``, judged anew."""
+    def with_native_stacks(self, incident: Incident, earlier: Snapshot | None) -> Incident:
+        """The incident with what py-spy and the kernel say as well, judged anew."""
         from hangwatch.evidence import collect, ebpf
         from hangwatch.graph import WaitGraph
         from hangwatch.investigate import judge
@@ -54,8 +54,10 @@ class Tools:
 
         # Where it may, the kernel tells for a moment what keeps the loop's thread: the GIL, a CPU, a call.
         kernel = ("ebpf",) if incident.stall.kind == "loop" and ebpf.possible() else ()
-        more = collect(self._target(), ("py-spy", *kernel), deadline_s=DEADLINE_S)
-        evidence = (*evidence, *more)
+        # Who told it in our place has asked some of them, while it lasted.
+        asked = {said.tool for said in incident.evidence if said.text}
+        wanted = tuple(tool for tool in ("py-spy", *kernel) if tool not in asked)
+        evidence = (*incident.evidence, *collect(self._target(), wanted, deadline_s=DEADLINE_S))
         findings, _ = judge(Case(incident.stall, incident.snapshot, WaitGraph(incident.snapshot), earlier, evidence))
         return dataclasses.replace(incident, evidence=evidence, findings=findings)
 

@@ -14,12 +14,17 @@ from typing import Any, Final
 
 from hangwatch.config import Config
 from hangwatch.ledger import Ledger
+from hangwatch.records import Incident
 
 FILE_NAME: Final = "worker.json"
 #: Holds the id of the incident that somebody else told in this worker's place.
 TOLD: Final = "told"
+#: Holds the id of what a watcher outside has told of this worker, last.
+SEEN: Final = "seen"
 #: Two reports of one stall name its begin alike up to the watchdog's tick and the timer's period.
 SAME_S: Final = 5.0
+#: A watcher outside names it as exactly as the agent does: up to the agent's tick, and where requests queued, up to the loop's delay.
+SAME_SEEN_S: Final = 1.0
 #: Seconds between two writes. A killed worker's last beat is known this well, and a frozen one is told from a living after it.
 EVERY_S: Final = 2.0
 
@@ -68,6 +73,13 @@ def remove(folder: Path) -> None:
         for entry in list(folder.iterdir()):
             entry.unlink()
         folder.rmdir()
+
+
+def same_stall(one: Incident, other: Incident, within_s: float) -> bool:
+    """Two views of one hang. Of requests the begin alone does not tell it: many may wait at once, for different things."""
+    if one.snapshot.pid != other.snapshot.pid or one.stall.kind != other.stall.kind or abs(one.opened_at - other.opened_at) > within_s:
+        return False
+    return one.stall.kind == "loop" or one.fingerprint == other.fingerprint or one.stall.subject_id == other.stall.subject_id
 
 
 def host() -> str:

@@ -35,6 +35,15 @@ def test_the_root_comes_before_the_symptom():
     assert [finding.cause for finding in incident(scene, stuck).findings] == ["slow-client", "pool-exhausted"]
 
 
+def test_of_two_hangs_at_once_each_is_told_with_its_own_cause():
+    scene = Scene()
+    peer, pool = scene.primitive("peer", "auth:443"), scene.primitive("pool", capacity=1, in_use=1, ready=False)
+    asks = scene.request("GET", "/a", ["app.py:refresh:1"], peer)
+    wants = [scene.request("GET", "/b", ["app.py:latest:1"], pool) for _ in range(3)]
+    assert [finding.cause for finding in incident(scene, asks).findings] == ["silent-peer", "pool-exhausted"]
+    assert [finding.cause for finding in incident(scene, wants[1]).findings] == ["pool-exhausted", "silent-peer"]
+
+
 def test_a_chain_of_holders_ends_at_the_peer():
     scene = Scene()
     peer, outer, inner = scene.primitive("peer", "auth:443"), scene.lock("outer"), scene.lock("inner")

@@ -69,6 +69,13 @@ class Case:
         return self.graph.ahead(*self.stalled)
 
     @cached_property
+    def ahead_of_subject(self) -> frozenset[str]:
+        """As `relevant`, of the stall's own subject and the tasks that work for it alone."""
+        known = self.graph.requests.get(self.stall.subject_id)
+        theirs = [t.id for t in self.snapshot.tasks if known is not None and self.graph.request_of(t.id) is known]
+        return self.graph.ahead(self.graph.node(self.stall.subject_id), *theirs)
+
+    @cached_property
     def _earlier_graph(self) -> WaitGraph | None:
         return WaitGraph(self.earlier) if self.earlier is not None else None
 

@@ -9,7 +9,6 @@ finds is examined by a thread of its own, one at a time: attach's two looks, the
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import queue
 import threading
 import time
@@ -26,6 +25,7 @@ from hangwatch.store import Store
 from hangwatch.watcher import capture
 from hangwatch.watcher.budget import CpuBudget, RateLimit
 from hangwatch.watcher.connections import ConnectionStall, ConnectionWatch
+from hangwatch.watcher.kept import Found, Kept
 from hangwatch.watcher.loops import LoopStall, LoopWatch
 from hangwatch.watcher.workers import RESCAN_S, Choice, Roster, Worker
 
@@ -33,22 +33,8 @@ __all__ = ["Choice", "Watcher"]
 
 #: Findings that wait to be examined; more are counted.
 MAX_WAITING = 64
-#: Incidents remembered for their end and for coming again.
-MAX_OPEN = 200
 #: The address range behind _PyRuntime in which the interpreter keeps its GIL: at most so much (0.6 MB in 3.13).
 GIL_RANGE_BYTES = 1 << 20
-
-
-#: One loop, or the connections of one process.
-Found = LoopStall | list[ConnectionStall]
-
-
-@dataclasses.dataclass(slots=True)
-class _Open:
-    incident: Incident
-    stall: Found
-    told_at: float
-    closed: bool = False
 
 
 class Watcher:
@@ -70,7 +56,6 @@ class Watcher:
     ) -> None:
         """``full``: the program that sees every call on a connection stays attached. ``heads``: it copies the first bytes of requests."""
         self.config = config
-        self.told = told
         self.note = note
         self.native = native
         self.roster = Roster(choice)
@@ -87,7 +72,7 @@ class Watcher:
         self._full = full
         self._heads = heads
         self._found: queue.Queue[tuple[Worker, Found] | None] = queue.Queue(MAX_WAITING)
-        self._open: dict[str, _Open] = {}
+        self.kept = Kept(config, self.store, self.exporters, told, note, self._missing)
         self._throttled: dict[int, cgroups.Throttling | None] = {}
 
     # The timer
@@ -187,16 +172,7 @@ class Watcher:
             worker = self.roster.workers.get(pid)
             if worker is not None:
                 self._offer(worker, stalls)
-        self._close_what_is_over()
-
-    def _close_what_is_over(self) -> None:
-        for entry in list(self._open.values()):
-            if not entry.closed and self._is_over(entry.stall):
-                entry.closed = True
-                entry.incident = dataclasses.replace(entry.incident, closed_at=time.time())
-                with contextlib.suppress(HangwatchError):
-                    self.store.update(entry.incident)
-                self.exporters.recovered(entry.incident)
+        self.kept.close_what_is_over(self._is_over)
 
     def _is_over(self, found: Found) -> bool:
         assert self.loops is not None and self.connections is not None
@@ -223,7 +199,7 @@ class Watcher:
             worker, found = item
             try:
                 for incident in self._examine(worker, found):
-                    self._keep(incident, found)
+                    self.kept.keep(incident, found)
             except capture.NoStall:
                 self._count("looked into, nothing wrong")
             except HangwatchError as error:
@@ -241,28 +217,9 @@ class Watcher:
         self._throttled[worker.pid] = now
         return [capture.of_loop(worker, stall, self._limit_ns, now.since(before) if now and before else None, self.native)]
 
-    def _keep(self, incident: Incident, stall: Found) -> None:
-        if self.dropped or self._lost():
-            snapshot = incident.snapshot
-            lost = {**snapshot.dropped, **self.dropped, **({"kernel events": self._lost()} if self._lost() else {})}
-            incident = dataclasses.replace(incident, snapshot=dataclasses.replace(snapshot, dropped=lost))
-        key = f"{incident.snapshot.pid} {incident.fingerprint}"
-        known = self._open.get(key)
-        if known is not None and (not known.closed or time.monotonic() - known.told_at < self.config.again_after):
-            known.incident = dataclasses.replace(known.incident, count=known.incident.count + 1, closed_at=None)
-            known.stall, known.closed = stall, False
-            with contextlib.suppress(HangwatchError):
-                self.store.update(known.incident)
-            return
-        try:
-            self.store.add(incident)
-        except HangwatchError as error:
-            self.note(f"{error} {error.help_text}")
-        self._open[key] = _Open(incident, stall, time.monotonic())
-        while len(self._open) > MAX_OPEN:
-            del self._open[next(iter(self._open))]
-        self.told(incident)
-        self.exporters.offer(incident)
+    def _missing(self) -> dict[str, int]:
+        lost = self._lost()
+        return {**self.dropped, **({"kernel events": lost} if lost else {})}
 
     def _lost(self) -> int:
         """Events and entries for which the kernel's programs had no room."""

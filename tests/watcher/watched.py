@@ -26,11 +26,23 @@ def free_port():
 
 
 @contextlib.contextmanager
-def uvicorn(policy="asyncio", *options, python=sys.executable):
-    """The running service; ``.port`` is where."""
+def uvicorn(policy="asyncio", *options, python=sys.executable, under=()):
+    """The running service; ``.port`` is where. ``under``: a module that runs it, with what goes before the command."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = free_port()
-        command = [python, "-m", "uvicorn", "tests.watcher.service:app", "--loop", policy, "--port", str(port), "--log-level", "critical"]
+        command = [
+            python,
+            "-m",
+            *under,
+            "uvicorn",
+            "tests.watcher.service:app",
+            "--loop",
+            policy,
+            "--port",
+            str(port),
+            "--log-level",
+            "critical",
+        ]
         environ = {**os.environ, "SILENT": str(silent.getsockname()[1]), "PYTHONPATH": str(ROOT)}
         with running([*command, "--timeout-keep-alive", "600", *options], cwd=ROOT, env=environ) as child:
             child.port = port

@@ -1,0 +1,64 @@
+"""A worker with an agent of its own, watched from outside as well, one spool: each stall is one incident, whoever tells it first."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from hangwatch.store import Store
+from tests.processes import until
+from tests.watcher.watched import Client, uvicorn, waits_for, watching
+
+pytest.importorskip("uvicorn")
+pytestmark = [pytest.mark.needs_ptrace, pytest.mark.slow]
+
+#: Seconds; the watcher's own are in `watched`.
+FIRST, LATER = 0.25, 2.5
+
+
+def of_agent(spool, limit_s):
+    limits = ["--stall-after", str(limit_s), "--loop-after", str(limit_s / 2)]
+    return ("hangwatch", "run", "--spool", str(spool), *limits, "--", sys.executable, "-m")
+
+
+def sources(spool):
+    """Of each incident in the spool: who tells it, and whether the kernel's facts are with it."""
+    return {i.id: (i.snapshot.source, any(said.tool == "ebpf" for said in i.evidence)) for i in Store(spool).list()}
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/parks", "request"), ("/sleeps", "loop")])
+def test_what_the_agent_has_told_goes_by_its_name(tmp_path, path, kind):
+    with uvicorn(under=of_agent(tmp_path, FIRST)) as service, watching(tmp_path, service.pid) as told:
+        client = Client(service.port).ask(path)
+        seen = waits_for(told, lambda i: i.stall.kind == kind)
+        assert seen.snapshot.source != "agent"
+        assert {source for source, _ in sources(tmp_path).values()} == {"agent"} and list(sources(tmp_path)) == [seen.id]
+        client.close()
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/parks", "request"), ("/sleeps", "loop")])
+def test_what_the_watcher_has_told_the_agent_adds_to(tmp_path, path, kind):
+    with uvicorn(under=of_agent(tmp_path, LATER)) as service, watching(tmp_path, service.pid) as told:
+        client = Client(service.port).ask(path)
+        seen = waits_for(told, lambda i: i.stall.kind == kind)
+        assert list(sources(tmp_path)) == [seen.id]
+        until(lambda: sources(tmp_path)[seen.id][0] == "agent")
+        assert sources(tmp_path) == {seen.id: ("agent", True)}, "the kernel's facts stay with it"
+        client.close()
+    assert list(sources(tmp_path)) == [seen.id]
+    assert sources(tmp_path)[seen.id][0] == "agent", "its end was told by the agent"
+
+
+def test_two_stalls_of_one_worker_are_two(tmp_path):
+    with uvicorn(under=of_agent(tmp_path, LATER)) as service, watching(tmp_path, service.pid) as told:
+        clients = [Client(service.port).ask("/parks")]
+        first = waits_for(told, lambda i: i.stall.kind == "request")
+        until(lambda: sources(tmp_path)[first.id][0] == "agent")
+        begun = len(told)
+        clients.append(Client(service.port).ask("/asks"))
+        second = waits_for(told, lambda i: i.stall.kind == "request", begun)
+        until(lambda: sources(tmp_path)[second.id][0] == "agent")
+        assert len(sources(tmp_path)) == 2
+        for client in clients:
+            client.close()
