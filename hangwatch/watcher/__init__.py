@@ -12,6 +12,7 @@ import contextlib
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from hangwatch import attach, evidence
@@ -24,9 +25,10 @@ from hangwatch.records import Incident
 from hangwatch.store import Store
 from hangwatch.watcher import capture
 from hangwatch.watcher.budget import CpuBudget, RateLimit
-from hangwatch.watcher.connections import ConnectionStall, ConnectionWatch
+from hangwatch.watcher.connections import ConnectionWatch
 from hangwatch.watcher.kept import Found, Kept
 from hangwatch.watcher.loops import LoopStall, LoopWatch
+from hangwatch.watcher.states import ConnectionStall
 from hangwatch.watcher.workers import RESCAN_S, Choice, Roster, Worker
 
 __all__ = ["Choice", "Watcher"]
@@ -74,6 +76,7 @@ class Watcher:
         self._found: queue.Queue[tuple[Worker, Found] | None] = queue.Queue(MAX_WAITING)
         self.kept = Kept(config, self.store, self.exporters, told, note, self._missing)
         self._throttled: dict[int, cgroups.Throttling | None] = {}
+        self._too_early: deque[list[ConnectionStall]] = deque(maxlen=MAX_WAITING)
 
     # The timer
 
@@ -165,6 +168,8 @@ class Watcher:
                 self.connections.open_window()
         self.loops.ended()
         by_pid: dict[int, list[ConnectionStall]] = {}
+        while self._too_early:
+            self.connections.put_off(self._too_early.popleft())
         # While its loop is blocked, that none of its requests is answered is no news.
         for connection in self.connections.tick(self.loops.away()):
             by_pid.setdefault(connection.pid, []).append(connection)
@@ -202,6 +207,8 @@ class Watcher:
                     self.kept.keep(incident, found)
             except capture.NoStall:
                 self._count("looked into, nothing wrong")
+                if not isinstance(found, LoopStall):
+                    self._too_early.append(found)
             except HangwatchError as error:
                 self.note(str(error))
             except Exception as error:  # one process' oddity must not end the watch over the others
@@ -212,7 +219,10 @@ class Watcher:
     def _examine(self, worker: Worker, stall: Found) -> list[Incident]:
         if not isinstance(stall, LoopStall):
             upstreams = self.connections.upstreams(worker.pid) if self.connections is not None else []
-            return capture.of_connections(worker, stall, upstreams, self.config)
+            incidents, early = capture.of_connections(worker, stall, upstreams, self.config)
+            if early:
+                self._too_early.append(early)
+            return incidents
         before, now = self._throttled.get(worker.pid), cgroups.cpu_throttling(worker.pid)
         self._throttled[worker.pid] = now
         return [capture.of_loop(worker, stall, self._limit_ns, now.since(before) if now and before else None, self.native)]

@@ -22,9 +22,9 @@ from hangwatch.kernel import procfs
 from hangwatch.kernel.cgroups import Throttling
 from hangwatch.records import SCHEMA, Connection, Evidence, Incident, Loop, Request, Snapshot, Stall, Thread
 from hangwatch.snapshot import take
-from hangwatch.watcher.connections import ConnectionStall
 from hangwatch.watcher.facts import connection_evidence, loop_evidence
 from hangwatch.watcher.loops import LoopStall
+from hangwatch.watcher.states import ConnectionStall
 from hangwatch.watcher.workers import Worker
 
 #: Between the two looks. The kernel has told already that nothing moved: short, for somebody waits for the line.
@@ -124,17 +124,20 @@ def _told_by_the_kernel(looks: Looks, loop: Loop, facts: Evidence) -> Looks:
     return dataclasses.replace(looks, earlier=now, now=now)
 
 
-def of_connections(worker: Worker, stalls: list[ConnectionStall], upstreams: list[ConnectionStall], config: Config) -> list[Incident]:
-    """Connections without progress; one incident for each place at which requests are stuck, the oldest first.
+def of_connections(
+    worker: Worker, stalls: list[ConnectionStall], upstreams: list[ConnectionStall], config: Config
+) -> tuple[list[Incident], list[ConnectionStall]]:
+    """Connections without progress; one incident for each place at which requests are stuck, the oldest first. And those connections on which
+    nothing is owed, or not yet.
 
-    Raises NoStall when the process says that nothing is owed on them, or not yet.
+    Raises NoStall when that is so of all.
     """
     if worker.blind:
-        return [_blind_connections(worker, stalls, upstreams, config)]
+        return [_blind_connections(worker, stalls, upstreams, config)], []
     try:
         looks = two_looks(worker.pid)
     except HangwatchError as error:
-        return [_blind_connections(dataclasses.replace(worker, blind=str(error)), stalls, upstreams, config)]
+        return [_blind_connections(dataclasses.replace(worker, blind=str(error)), stalls, upstreams, config)], []
     by_peer = {stall.peer: stall for stall in stalls}
     known = {c.id: by_peer[peer] for c in looks.now.connections if (peer := _plain_peer(c.client)) in by_peer}
     dated = [_dated(request, known[request.connection_id], config) for request in looks.now.requests if request.connection_id in known]
@@ -144,13 +147,15 @@ def of_connections(worker: Worker, stalls: list[ConnectionStall], upstreams: lis
         changed = {request.id: request for request in owed}
         now = dataclasses.replace(looks.now, requests=tuple(changed.get(request.id, request) for request in looks.now.requests))
         looks = dataclasses.replace(looks, now=now)
-        return [_of_group(worker, group, looks, facts) for group in _groups(owed, looks.now)]
+        told = {known[request.connection_id or ""].peer for request in owed}
+        early = [stall for stall in stalls if stall.peer not in told]
+        return [_of_group(worker, group, looks, facts) for group in _groups(owed, looks.now)], early
     if known:
         raise NoStall("its connections owe no answer")
     between = stall_between(looks.earlier, looks.now, looks.turned, bool(looks.gil))
     if between is None:
         raise NoStall("nothing stands still in it")
-    return [conclude(worker, dataclasses.replace(between, since_ns=min(stall.since_ns for stall in stalls)), looks, facts)]
+    return [conclude(worker, dataclasses.replace(between, since_ns=min(stall.since_ns for stall in stalls)), looks, facts)], []
 
 
 #: Incidents made of one pair of looks; the requests at further places count towards the last.

@@ -20,31 +20,27 @@ from hangwatch.kernel.bpf import BpfError
 from hangwatch.kernel.collectors import ConnTime
 from hangwatch.kernel.rows import CLIENT, SEEDED, SERVER, TLS, WAITS, ConnectionRow, Heads
 from hangwatch.kernel.sockets import SocketTable
-from hangwatch.watcher.states import HALF_ANSWERED, NOT_READING, PENDING, TROUBLE, UPSTREAM, classify, request_line, unanswered
+from hangwatch.watcher.states import (
+    HALF_ANSWERED,
+    NOT_READING,
+    PENDING,
+    TROUBLE,
+    UPSTREAM,
+    ConnectionStall,
+    Key,
+    classify,
+    key_of,
+    request_line,
+    unanswered,
+)
 
 #: How long the program stays attached after something was suspected: some requests' time.
 WINDOW_S = 30.0
 #: Between two scans: at most, at least, and at least as a multiple of what one costs. A connection that is on its way to the limit is
 #: looked at again when it gets there.
 SCAN_S, SHORTEST_S, SCAN_COST = 1.0, 0.1, 100.0
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionStall:
-    """One connection past the limit. ``since_ns`` monotonic; ``request`` is ``GET /path`` where the first bytes may be told."""
-
-    pid: int
-    fd: int
-    state: str
-    since_ns: int
-    at_ns: int
-    local: str
-    peer: str
-    received: int
-    sent: int
-    tls: bool = False
-    request: str = ""
-    observer: str = "sock_diag"
+#: Connections of which it is remembered that they were told too early.
+MAX_LATER = 10_000
 
 
 @dataclass(slots=True)
@@ -70,7 +66,9 @@ class ConnectionWatch:
     _sockets: dict[int, socket.socket] = field(default_factory=dict)
     #: (pid, descriptor) of what the last scan found past the limit, told or not.
     trouble: set[tuple[int, int]] = field(default_factory=set)
-    _told: set[tuple[object, ...]] = field(default_factory=set)
+    _told: set[Key] = field(default_factory=set)
+    #: What was told too early: when to tell it again, and the pause before that.
+    _later: dict[Key, tuple[int, int]] = field(default_factory=dict)
     _until_ns: int = 0
     _next_ns: int = 0
 
@@ -140,9 +138,23 @@ class ConnectionWatch:
         """When the next look is due; changes with each one."""
         return self._next_ns
 
+    def put_off(self, stalls: list[ConnectionStall]) -> None:
+        """The process owed nothing on them yet (a route of a longer limit, a body that was still coming): if they last, they are told again,
+        each time after twice the pause."""
+        if len(self._later) > MAX_LATER:
+            self._later.clear()
+        now = self.clock()
+        for key in map(key_of, stalls):
+            pause_ns = self._later[key][1] * 2 if key in self._later else self.limit_ns
+            self._later[key] = (now + pause_ns, pause_ns)
+
     def _fresh(self, found: list[ConnectionStall]) -> list[ConnectionStall]:
-        # The two observers date one wait differently by a tick; the bytes that came are the same.
-        keys = {(stall.pid, stall.fd, stall.peer, stall.state, stall.received): stall for stall in found}
+        now = self.clock()
+        keys = {key_of(stall): stall for stall in found}
+        due = {key for key in keys if key in self._later and self._later[key][0] <= now}
+        for key in due:
+            self._later[key] = (1 << 62, self._later[key][1])
+        self._told -= due
         fresh = [stall for key, stall in keys.items() if key not in self._told]
         self._told = set(keys) | (self._told if len(self._told) < 100_000 else set())
         return fresh

@@ -8,9 +8,8 @@ from typing import Any
 from hangwatch.kernel import procfs
 from hangwatch.kernel.cgroups import Throttling
 from hangwatch.records import Evidence, Request
-from hangwatch.watcher.connections import ConnectionStall
 from hangwatch.watcher.loops import LoopStall
-from hangwatch.watcher.states import UPSTREAM
+from hangwatch.watcher.states import UPSTREAM, ConnectionStall
 
 TOOL = "ebpf"
 

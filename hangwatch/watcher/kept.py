@@ -18,8 +18,8 @@ from hangwatch.errors import HangwatchError
 from hangwatch.export import Exporters
 from hangwatch.records import Incident
 from hangwatch.store import Store
-from hangwatch.watcher.connections import ConnectionStall
 from hangwatch.watcher.loops import LoopStall
+from hangwatch.watcher.states import ConnectionStall
 from hangwatch.worker import SAME_SEEN_S, SEEN, same_stall
 
 #: Incidents remembered for their end and for coming again.

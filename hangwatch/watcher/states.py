@@ -1,14 +1,42 @@
-"""What a connection's row means: pure, and with as little HTTP as will do."""
+"""What a connection that makes no progress is called, and what its row means: pure, and with as little HTTP as will do."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from hangwatch.kernel.rows import CLIENT, UPGRADED, ConnectionRow, Heads
 
 #: States that are somebody's trouble. The others are healthy or the client's own fault.
 PENDING, NOT_READING, HALF_ANSWERED, UPSTREAM = "request-pending", "client-not-reading", "answer-unfinished", "upstream-silent"
 TROUBLE = frozenset((PENDING, NOT_READING, HALF_ANSWERED))
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStall:
+    """One connection past the limit. ``since_ns`` monotonic; ``request`` is ``GET /path`` where the first bytes may be told."""
+
+    pid: int
+    fd: int
+    state: str
+    since_ns: int
+    at_ns: int
+    local: str
+    peer: str
+    received: int
+    sent: int
+    tls: bool = False
+    request: str = ""
+    observer: str = "sock_diag"
+
+
+#: One wait on one connection: pid, descriptor, peer, state, bytes received.
+Key = tuple[int, int, str, str, int]
+
+
+def key_of(stall: ConnectionStall) -> Key:
+    # The two observers date one wait differently by a tick; the bytes that came are the same.
+    return stall.pid, stall.fd, stall.peer, stall.state, stall.received
 
 
 def classify(row: ConnectionRow, heads: Heads, now_ns: int, limit_ns: int) -> str:
