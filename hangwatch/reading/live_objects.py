@@ -25,6 +25,9 @@ from hangwatch.records import Plain
 
 #: How much of a string or of bytes is ever looked at (view.py promises it).
 TEXT_LIMIT = 4096
+#: Members of one container that are looked at where the question is who refers to what. A month of readings in a list has millions: to go
+#: through them all would take seconds, and the interpreter from the service meanwhile. The reader from outside stops at the same number.
+MAX_REFERENTS = 10_000
 
 _type_mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 _type_dict: Callable[[type], types.MappingProxyType[str, Any]] = type.__dict__["__dict__"].__get__
@@ -269,10 +272,21 @@ class LiveObject:
 
 
 def _referents(obj: object) -> list[object]:
-    found: list[object] = gc.get_referents(obj)
+    """With what the instance dictionary refers to; of a container its first members, and nothing behind them: it may have millions."""
+    if any(isinstance_c(obj, cls) for cls in (*_SEQUENCES, dict)):
+        own = instance_dict(obj)
+        return [*_entries(obj), *(dict.values(own) if own else ())]
+    found: list[object] = referents(obj)[:MAX_REFERENTS]
     for item in tuple(found):
         if type(item) is dict:
-            found += gc.get_referents(item)
+            found += _entries(item)
+    return found
+
+
+def _entries(container: Any) -> list[object]:
+    found = list(_members(container, MAX_REFERENTS))
+    if isinstance_c(container, dict):
+        found += _first(lambda: dict.keys(container), MAX_REFERENTS)
     return found
 
 

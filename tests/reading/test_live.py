@@ -19,7 +19,7 @@ import pytest
 
 from hangwatch.reading.live import LiveReader
 from hangwatch.reading.live_frames import suspended
-from hangwatch.reading.live_objects import LiveObject, referents
+from hangwatch.reading.live_objects import MAX_REFERENTS, LiveObject, referents
 from hangwatch.reading.view import MISSING
 from tests.parked import look_at
 
@@ -793,3 +793,25 @@ def test_looking_leaves_the_collector_as_it_was():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+class Kept(list):
+    pass
+
+
+@pytest.mark.parametrize("make", [list, tuple, Kept, lambda rows: dict(enumerate(rows)), collections.deque])
+def test_of_a_large_container_only_the_first_members_are_neighbours(make):
+    """And nothing behind them: a million dictionaries would be gone through to answer for one list."""
+    inner = object()
+    rows = [{"inner": inner} for _ in range(2 * MAX_REFERENTS)]
+    found = LiveObject(make(rows)).neighbours()
+    assert id(rows[0]) in found and id(rows[-1]) not in found and id(inner) not in found
+    assert len(found) <= 2 * MAX_REFERENTS
+
+
+def test_neighbours_reach_through_an_instance_dictionary_and_a_subclass_of_a_container():
+    held, owner, kept = object(), types.SimpleNamespace(), Kept()
+    owner.held = kept.held = held
+    kept.append(owner)
+    assert id(held) in LiveObject(owner).neighbours()
+    assert {id(held), id(owner)} <= LiveObject(kept).neighbours()
