@@ -18,7 +18,7 @@ from hangwatch.records import Evidence, Finding, Incident, Snapshot, Stall
 from hangwatch.rules import RULES, unknown
 from hangwatch.rules.base import Case
 from hangwatch.rules.frames import is_standard
-from hangwatch.rules.known_bug import recognise
+from hangwatch.rules.known_bug import known_bugs, recognise
 
 #: Findings kept in an incident; what comes after is far from the root.
 MAX_FINDINGS = 12
@@ -29,6 +29,11 @@ _OF_THE_STALL = {"startup": "stuck-startup", "shutdown": "stuck-shutdown"}
 _OF_A_LOOP = frozenset({
     "deadlock", "lock-leaked", "blocked-loop-lock", "blocked-loop-io", "blocked-loop-cpu", "gil-held", "gc-pause", "cpu-starved",
 })  # fmt: skip
+
+
+def prepare() -> None:
+    """Reads what the first investigation would have to: some 30 ms, many times that beside a thread that computes."""
+    known_bugs()
 
 
 def investigate(

@@ -166,13 +166,14 @@ class Reporter:
         import hangwatch.export
         import hangwatch.investigate
         import hangwatch.reading.live
-        import hangwatch.snapshot  # noqa: F401
+        import hangwatch.snapshot
 
         self._tools.prepare()
         if self.book.store is not None:
             self._guarded(partial(self._finish_orphans, self.book.store))
         self.book.exporters = self._open_exporters(self.book.store)
         self.book.exporters.resume()
+        self._guarded(lambda: hangwatch.investigate.prepare())
 
     def _open_spool(self) -> None:
         try:
