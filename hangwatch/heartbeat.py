@@ -13,7 +13,7 @@ import sys
 from types import FrameType
 from typing import Any, Final
 
-from hangwatch.ledger import LoopMark
+from hangwatch.ledger import LoopMark, Place
 
 #: Deeper stacks than this are not searched for the loop's frame; they are busy in any case.
 MAX_DEPTH: Final = 500
@@ -99,6 +99,14 @@ def stack_of(frame: FrameType | None) -> list[dict[str, Any]]:
         )
         frame = frame.f_back
     return found[::-1]
+
+
+def stack_at(place: Place) -> list[dict[str, Any]]:
+    """As `stack_of`, of what the ledger has noted."""
+    return [
+        {"file": code.co_filename, "line": line or code.co_firstlineno, "function": getattr(code, "co_qualname", code.co_name)}
+        for code, line in reversed(place[1])
+    ]
 
 
 def _callback(frame: FrameType, mark: LoopMark) -> tuple[Any, ...] | None:

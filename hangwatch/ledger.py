@@ -6,13 +6,14 @@ interpreter makes atomic (setting or popping a dict's key, appending to a deque)
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
-from types import CodeType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 #: What a wrapped function appends to the ring: when, which operation, whom it was done to, by which thread, in which code at which
 #: instruction, of which task. Weak references: the ring must not keep anything alive, and an address may be used again.
 RawAct = tuple[int, str, "weakref.ref[Any]", int, "CodeType | None", int, "weakref.ref[Any] | None"]
+
+#: A thread's native id, and of its innermost frames the code and the line, innermost first.
+Place = tuple[int, tuple[tuple[CodeType, int], ...]]
+#: Frames of a `Place`: some middlewares above the line that collects stand the application's own.
+MAX_PLACE: Final = 40
 
 R = TypeVar("R")
 
@@ -90,6 +96,8 @@ class Ledger:
         self.pauses: deque[tuple[int, int]] = deque(maxlen=64)
         #: When the collection began that runs now; 0: none.
         self.collecting_ns = 0
+        #: Who began the last full collection that took long: between two of them the stack is somewhere else.
+        self.collector: Place | None = None
         self._due: list[tuple[int, int, Follow]] = []
         self._sequence = 0
 
@@ -127,10 +135,12 @@ class Ledger:
         self.loops.pop(id(loop), None)
 
     def gc_watcher(self) -> Callable[[str, dict[str, int]], None]:
-        """A callback for ``gc.callbacks``: notes collections that took 20 ms and more."""
-        now, pauses = time.monotonic_ns, self.pauses
+        """A callback for ``gc.callbacks``: notes collections that took 20 ms and more, and where the full ones of them were begun."""
+        now, pauses, caller, thread = time.monotonic_ns, self.pauses, sys._getframe, threading.get_native_id
+        place: Place | None = None
 
         def note_collection(phase: str, info: dict[str, int]) -> None:
+            nonlocal place
             if info["generation"] == 0:
                 return
             at_ns = now()
@@ -138,10 +148,13 @@ class Ledger:
                 self.on_collection(at_ns, phase == "start")
             if phase == "start":
                 self.collecting_ns = at_ns
+                # 5 us, once in a collection of everything, which takes a thousand times that where it matters.
+                place = (thread(), _place(caller(1))) if info["generation"] == 2 else None
                 return
             begun, self.collecting_ns = self.collecting_ns, 0
             if begun and at_ns - begun >= 20_000_000:
                 pauses.append((at_ns, at_ns - begun))
+                self.collector = place or self.collector
 
         return note_collection
 
@@ -279,6 +292,14 @@ def _copy(table: dict[Any, Any]) -> list[tuple[Any, Any]]:
         except RuntimeError:
             continue
     return []
+
+
+def _place(frame: FrameType | None) -> tuple[tuple[CodeType, int], ...]:
+    found: list[tuple[CodeType, int]] = []
+    while frame is not None and len(found) < MAX_PLACE:
+        found.append((frame.f_code, frame.f_lineno))
+        frame = frame.f_back
+    return tuple(found)
 
 
 def _copy_ring(ring: deque[R]) -> list[R]:

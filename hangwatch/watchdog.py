@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from hangwatch import stalls
 from hangwatch.config import Config
-from hangwatch.heartbeat import Pulse, at_rest, innermost_frames, stack_of
+from hangwatch.heartbeat import Pulse, at_rest, innermost_frames, stack_at, stack_of
 from hangwatch.integrations import uvicorn_hooks
 from hangwatch.ledger import Follow, Ledger, Phase
 from hangwatch.records import FOREVER, Evidence, Stall
@@ -193,6 +193,7 @@ class Watchdog:
             "stopped": rests and not in_time and cpu_ns < 0.1 * late_ns,
             "threads": stacks,
         }
+        data.update(self._collector(data["gc_ms"]))
         return Evidence("watchdog", text=f"The watchdog's own thread could not run for {late_ms} ms.", data=data)
 
     # loops
@@ -236,10 +237,16 @@ class Watchdog:
         gc_ns = self.ledger.collected_ns(since_ns)
         if 2 * late_ns < now_ns - since_ns and not gc_ns:
             return []
-        data = {"late_ms": round(late_ns / 1e6) if 2 * late_ns >= now_ns - since_ns else 0, "gc_ms": round(gc_ns / 1e6)}
+        data: dict[str, Any] = {"late_ms": round(late_ns / 1e6) if 2 * late_ns >= now_ns - since_ns else 0, "gc_ms": round(gc_ns / 1e6)}
+        data.update(self._collector(data["gc_ms"]))
         return [
             Evidence("watchdog", text=f"Garbage collections took {data['gc_ms']} ms; this thread was {data['late_ms']} ms late.", data=data)
         ]
+
+    def _collector(self, gc_ms: int) -> dict[str, Any]:
+        """Where the garbage collection was begun that took so long."""
+        place = self.ledger.collector
+        return {"collector": {"native_id": place[0], "frames": stack_at(place)}} if gc_ms and place is not None else {}
 
     def _loop_limit_ns(self, pulse: Pulse, limit_ns: int) -> int:
         """Importing the application and loading its models blocks the loop before it serves anybody: that is start-up, not a stall."""

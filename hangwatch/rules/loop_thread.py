@@ -137,7 +137,12 @@ def _collecting(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Fra
     read = case.of_tool("gc")
     if read is not None:
         facts.append(read.text)
-    return Doing(loop, thread, frames, "gc", tuple(facts), _who_collects(case, thread)) if facts else None
+    if not facts:
+        return None
+    begun = watchdog.data.get("collector") if watchdog is not None else None
+    if begun and thread is not None and begun.get("native_id") == thread.native_id:
+        return Doing(loop, thread, inside_the_loop(as_frames(begun)), "gc", tuple(facts))
+    return Doing(loop, thread, frames, "gc", tuple(facts), as_frames(begun) if begun else _who_collects(case, thread))
 
 
 def _who_collects(case: Case, thread: Thread | None) -> tuple[Frame, ...]:

@@ -104,6 +104,16 @@ def test_the_collectors_flag_was_read_from_outside():
     assert list(found) == ["gc-pause"] and found["gc-pause"].culprit[0].function == "free"
 
 
+@pytest.mark.parametrize(("native_id", "by"), [(1, "the garbage collector in free()"), (7, "run in free() (app.py:28) by another thread")])
+def test_where_the_collection_was_begun_is_known_to_the_agent(native_id, by):
+    """It could look only between two collections, when the loop's thread was somewhere else."""
+    begun = {"native_id": native_id, "frames": [{"file": "/srv/app.py", "line": 28, "function": "free"}]}
+    late = Evidence("watchdog", data={"late_ms": 4000.0, "gc_ms": 3900.0, "collector": begun})
+    found = blocked([*RUNNING, "uvicorn/server.py:Server.on_tick"], share=1.0, evidence=[late])
+    assert list(found) == ["gc-pause"] and by in found["gc-pause"].title
+    assert found["gc-pause"].culprit[0].function == "free"
+
+
 def test_another_thread_collects():
     scene = Scene()
     thread = scene.threads[scene.thread("cleaner", ["app.py:sweep:30"])]
