@@ -149,7 +149,7 @@ class Ledger:
             if phase == "start":
                 self.collecting_ns = at_ns
                 # 5 us, once in a collection of everything, which takes a thousand times that where it matters.
-                place = (thread(), _place(caller(1))) if info["generation"] == 2 else None
+                place = (thread(), _place(caller().f_back)) if info["generation"] == 2 else None
                 return
             begun, self.collecting_ns = self.collecting_ns, 0
             if begun and at_ns - begun >= 20_000_000:
