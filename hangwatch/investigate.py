@@ -103,15 +103,19 @@ def _one(group: list[Finding]) -> Finding:
 
 
 def _ranked(case: Case, found: list[Finding]) -> list[Finding]:
-    """The stall's own kind, then what concerns the stalled: first what the stall's own request waits for (others may wait for something
-    else at the same time), the likely before the suspected, and of those what would free the most."""
+    """The stall's own kind, then what concerns the stalled, the likely before the suspected, and of those what would free the most.
 
-    def key(numbered: tuple[int, Finding]) -> tuple[bool, bool, bool, bool, int, int]:
+    Others may wait for something else at the same time: what the stall's own request waits for comes before that, and with an agent
+    before anything that is likelier, as there every place at which requests are stuck has an incident of its own.
+    """
+    each_its_own = case.snapshot.source == "agent"
+
+    def key(numbered: tuple[int, Finding]) -> tuple[bool, bool, bool, bool, bool, int, int]:
         at, finding = numbered
         own = finding.cause == _OF_THE_STALL.get(case.stall.kind) or _of_the_loop(case, finding)
         apart = not _concerns(case, finding)
         of_another = case.stall.kind == "request" and case.ahead_of_subject.isdisjoint(finding.subjects)
-        return (not own, apart, of_another, finding.confidence == "suspected", -finding.frees, at)
+        return (not own, apart, of_another and each_its_own, finding.confidence == "suspected", of_another, -finding.frees, at)
 
     return [finding for _, finding in sorted(enumerate(found), key=key)]
 
