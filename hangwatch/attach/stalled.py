@@ -67,14 +67,16 @@ class _Two:
         return old is not None and old.frames == owner.frames and old.waits_on == owner.waits_on
 
     def _phases(self) -> Iterator[tuple[str, str]]:
-        """A task or thread that was starting or stopping the service in both looks, and did not move."""
+        """A task or thread that was starting or stopping the service in both looks, at the same lines. What it waits for may be between two
+        rounds: servers ask ten times a second whether the last connection is closed."""
         owners: list[Task | Thread] = [*self.now.tasks, *self.now.threads]
         kinds: dict[int, list[str]] = {}  # equal chains are one tuple within a snapshot
         for owner in owners:
             told = kinds.get(id(owner.frames))
             if told is None:
                 told = kinds[id(owner.frames)] = [kind for frame in owner.frames for kind in _phase_of(frame)]
-            if told and self._stands_still(owner):
+            old = self.old.get(owner.id)
+            if told and old is not None and old.frames == owner.frames:
                 for kind in told:
                     yield kind, owner.id
 

@@ -41,6 +41,19 @@ def test_a_request_that_moved_is_none(changed):
     assert told(task=task) is None
 
 
+SHUTDOWN = (Frame("/x/uvicorn/server.py", 279, "Server.shutdown"), Frame("/x/uvicorn/server.py", 301, "Server._wait_tasks_to_complete"))
+
+
+@pytest.mark.parametrize("now", ["server-close:1", None], ids=["asks again", "between two rounds"])
+def test_a_server_that_asks_whether_its_connections_are_closed(now):
+    def stopping(at_ns, waits_on):
+        seen = look(at_ns)
+        return replace(seen, tasks=(*seen.tasks, Task("task:2", "Task-1", "loop:1", "parked", SHUTDOWN, waits_on)))
+
+    stall = stall_between(stopping(1, "server-close:1"), stopping(301, now))
+    assert stall is not None and (stall.kind, stall.subject_id) == ("shutdown", "task:2")
+
+
 def test_a_request_in_another_phase_moved():
     stall = stall_between(look(1), look(301, phase="responding"))
     assert stall is not None and stall.kind == "task"  # its task still stands where it stood
