@@ -24,7 +24,7 @@ from hangwatch.records import SCHEMA, Connection, Evidence, Incident, Loop, Requ
 from hangwatch.snapshot import take
 from hangwatch.watcher.facts import connection_evidence, loop_evidence
 from hangwatch.watcher.loops import LoopStall
-from hangwatch.watcher.states import ConnectionStall
+from hangwatch.watcher.states import PENDING, ConnectionStall
 from hangwatch.watcher.workers import Worker
 
 #: Between the two looks. The kernel has told already that nothing moved: short, for somebody waits for the line.
@@ -188,7 +188,12 @@ def _of_group(worker: Worker, group: list[Request], looks: Looks, facts: Evidenc
 
 
 def _dated(request: Request, stall: ConnectionStall, config: Config) -> Request | None:
-    """The request with its begin and its limit, None when it may take longer still, was answered, or the client has not sent all of it."""
+    """The request with its begin and its limit, None when it may take longer still, was answered, or the client has not sent all of it.
+
+    A message on a websocket asks for no answer.
+    """
+    if request.method == "WEBSOCKET" and stall.state == PENDING:
+        return None
     limit_s = config.limit_for(request.route)
     if limit_s is None or request.phase in ("background", "body") or request.body_complete is False:
         return None

@@ -110,11 +110,11 @@ class Clients:
         self.answered = 0
 
     async def run(self, until: float) -> None:
-        jobs = [self.trickle(until), *(self.steady(until) for _ in range(STEADY)), self.come_and_go(until), self.long(until)]
-        await asyncio.gather(*jobs)
+        await asyncio.gather(*(self.steady(until) for _ in range(STEADY)), self.come_and_go(until), self.long(until))
 
-    async def trickle(self, until: float) -> None:
-        while time.monotonic() < until:
+    async def trickle(self) -> None:
+        """Those who talk or read all the time; to the very end, as one that stops would be a stall."""
+        while True:
             for client in self.talking:
                 client.say()
             for client in self.uploads:
@@ -181,9 +181,11 @@ async def measure(watchers: list[Watching], until: float) -> None:
 async def everybody(clients: list[Clients], watchers: list[Watching], given: argparse.Namespace) -> dict[str, float]:
     until, done = time.monotonic() + given.seconds, {}
     ports = [client.port for client in clients]
+    talking = asyncio.gather(*(client.trickle() for client in clients))
     await asyncio.gather(
         *(client.run(until) for client in clients), measure(watchers, until), saturate(ports, given.saturated, until, done)
     )
+    assert not talking.done(), talking.exception()
     return done
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from hangwatch.watcher.connections import ConnectionWatch
 from hangwatch.watcher.states import PENDING, ConnectionStall
-from tests.watcher.watched import Client, uvicorn, waits_for, watching
+from tests.watcher.watched import STALL_AFTER_S, Client, uvicorn, waits_for, watching
 
 pytest.importorskip("uvicorn")
 S = 1_000_000_000
@@ -53,3 +55,21 @@ def test_what_was_told_for_good_is_not_told_again():
     now[0] += 1000 * S
     assert watch._fresh([stall(), stall(6)]) == []
     assert watch._fresh([stall(received=200)]) == [stall(received=200)], "another request on that connection"
+
+
+@pytest.mark.needs_ptrace
+@pytest.mark.slow
+def test_a_message_on_a_websocket_asks_for_no_answer(tmp_path):
+    """The sockets alone do not tell a websocket from a request; the process does."""
+    with uvicorn() as service, watching(tmp_path, service.pid) as told:
+        talking = Client(service.port).websocket()
+        time.sleep(0.2)  # by the socket's clock it has to come after the handshake's answer
+        talking.say()
+        stuck = Client(service.port).ask("/parks")
+        waits_for(told, lambda i: any(r.route == "/parks" and r.id == i.stall.subject_id for r in i.snapshot.requests))
+        # Past the second look at what was put off.
+        time.sleep(4 * STALL_AFTER_S)
+        subjects = {i.stall.subject_id for i in told}
+        assert not any(r.method == "WEBSOCKET" and r.id in subjects for i in told for r in i.snapshot.requests)
+        for client in (talking, stuck):
+            client.close()
