@@ -185,7 +185,9 @@ async def everybody(clients: list[Clients], watchers: list[Watching], given: arg
     await asyncio.gather(
         *(client.run(until) for client in clients), measure(watchers, until), saturate(ports, given.saturated, until, done)
     )
-    assert not talking.done(), talking.exception()
+    assert not talking.done(), "one who talks or reads all the time has ended"
+    talking.cancel()
+    await asyncio.gather(talking, return_exceptions=True)
     return done
 
 
