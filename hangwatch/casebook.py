@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from hangwatch import storefiles
 from hangwatch.config import Config
 from hangwatch.ledger import Follow, Ledger
 from hangwatch.records import Incident, Stall, to_json
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 MAX_OPEN: Final = 30
 #: Records of a snapshot that are kept in memory with its incident; of a larger one (10,000 tasks are 60 MB) only what its end is told by.
 MAX_HELD: Final = 500
+#: Bytes of a record that is read back within the service: some milliseconds.
+MAX_READ_BACK: Final = 500_000
 #: Requests followed until an incident's end.
 MAX_FOLLOWS: Final = 1000
 #: An incident without a sure cause is looked at again when it is this many limits old: what was in motion at the first look has
@@ -119,19 +122,27 @@ class Casebook:
     def _joined(self, incident: Incident, folder: Path | None, mark: str, within_s: float) -> Incident | None:
         with contextlib.suppress(Exception):
             if folder is not None and self.store is not None and (folder / mark).exists():
-                told = self.store.load((folder / mark).read_text())
+                told = self._told_outside(self.store, (folder / mark).read_text())
                 if same_stall(told, incident, within_s):
                     if mark == SEEN:  # the next stall is another one
                         (folder / mark).unlink()
                     return _both(incident, told)
         return None
 
+    def _told_outside(self, store: Store, incident_id: str) -> Incident:
+        """Of a large record only the head: to read ten thousand tasks back would keep the interpreter from the service."""
+        name = store.resolve(incident_id)
+        if (store.folder(name) / storefiles.RECORD).stat().st_size > MAX_READ_BACK:
+            return storefiles.read_head(store.folder(name))
+        return store.load(name)
+
     def follow(self, entry: Open, follows: list[Follow]) -> None:
         entry.follows += follows[: MAX_FOLLOWS - len(entry.follows)]
 
-    def complete(self, entry: Open, incident: Incident) -> None:
-        """More is known of an open incident: further evidence, a surer cause. One that was surer before (seen from outside) stays."""
-        if sureness(incident) < sureness(entry.incident):
+    def complete(self, entry: Open, incident: Incident, surer_stays: bool = False) -> None:
+        """More is known of an open incident: further evidence, a surer cause. ``surer_stays``: what was told by somebody outside, who saw it
+        while it lasted, unless this is as sure."""
+        if surer_stays and sureness(incident) < sureness(entry.incident):
             incident = dataclasses.replace(incident, findings=entry.incident.findings, fingerprint=entry.incident.fingerprint)
         if incident.fingerprint != entry.incident.fingerprint:
             self._entries.pop(entry.incident.fingerprint, None)

@@ -96,7 +96,7 @@ class Ledger:
         self.pauses: deque[tuple[int, int]] = deque(maxlen=64)
         #: When the collection began that runs now; 0: none.
         self.collecting_ns = 0
-        #: Who began the last full collection that took long: between two of them the stack is somewhere else.
+        #: Who began the last collection that took long, where it was a full one: between two of them the stack is somewhere else.
         self.collector: Place | None = None
         self._due: list[tuple[int, int, Follow]] = []
         self._sequence = 0
@@ -148,18 +148,19 @@ class Ledger:
                 self.on_collection(at_ns, phase == "start")
             if phase == "start":
                 self.collecting_ns = at_ns
-                # 5 us, once in a collection of everything, which takes a thousand times that where it matters.
+                # Once in a collection of everything: microseconds beside what that takes.
                 place = (thread(), _place(caller().f_back)) if info["generation"] == 2 else None
                 return
             begun, self.collecting_ns = self.collecting_ns, 0
             if begun and at_ns - begun >= 20_000_000:
                 pauses.append((at_ns, at_ns - begun))
-                self.collector = place or self.collector
+                self.collector = place
 
         return note_collection
 
     def forget_all(self) -> None:
         """In a forked child: nothing of the parent's runs here."""
+        self.collector = None
         for table in (self.begun, self.followed, self.loops, self.ring, self.dropped, self.pauses, self._due, self.lost, self.endless):
             table.clear()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -101,7 +102,7 @@ class Kept:
             self.store.add(incident)
             folder = self._folder_of(incident.snapshot.pid)
             if folder is not None:
-                (folder / SEEN).write_text(incident.id)
+                _mark(folder, incident.id)
         except HangwatchError as error:
             self._note(f"{error} {error.help_text}")
         except OSError:  # its agent tidies up at this moment
@@ -130,9 +131,20 @@ class Kept:
     def _folder_of(self, pid: int) -> Path | None:
         """Of a worker whose agent writes this spool."""
         folder = self.store.workers / lifesign.name_of(pid)
-        return folder if folder.is_dir() else None
+        return folder if folder.is_dir() and not folder.is_symlink() else None
 
     def _head(self, incident_id: str) -> Incident | None:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             return storefiles.read_head(self.store.folder(incident_id))
         return None
+
+
+def _mark(folder: Path, incident_id: str) -> None:
+    """The folder is the service's own, we may be root: no link that lies there is followed. Raises OSError."""
+    draft = folder / f".{SEEN}.{os.getpid()}.{time.monotonic_ns():x}"
+    handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(handle, incident_id.encode())
+    finally:
+        os.close(handle)
+    os.replace(draft, folder / SEEN)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from hangwatch.store import Store
+from hangwatch.watcher import kept
 from tests.processes import until
 from tests.watcher.watched import Client, uvicorn, waits_for, watching
 
@@ -62,3 +63,12 @@ def test_two_stalls_of_one_worker_are_two(tmp_path):
         assert len(sources(tmp_path)) == 2
         for client in clients:
             client.close()
+
+
+def test_a_link_that_lies_in_the_services_folder_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("as it was")
+    (tmp_path / "worker").mkdir()
+    (tmp_path / "worker" / "seen").symlink_to(victim)
+    kept._mark(tmp_path / "worker", "20261127T101505699-77b1bc")
+    assert victim.read_text() == "as it was" and (tmp_path / "worker" / "seen").read_text() == "20261127T101505699-77b1bc"

@@ -39,7 +39,7 @@ _SEGMENTS_AT: Final = 8 + 40 + 144
 _SEGMENTS: Final = (0x33, 0x2B)
 _FROM_PYTHON: Final = ("PyGILState_Ensure", "PyGILState_Release", "PyRun_SimpleString")
 _FROM_LIBC: Final = ("pthread_create", "pthread_self", "pthread_detach", "getpid", "mmap", "munmap", "mprotect")
-#: Of glibc alone. With musl 1.2.3 a few of a hundred entries met a list of threads that was being changed, which no stop can be seen by.
+#: Of glibc alone. With musl 1.2.3 five of some 240 entries met a list of threads that was being changed, which no stop can be seen by.
 _OF_GLIBC: Final = "gnu_get_libc_version"
 _LIBC: Final = re.compile(r"/(libc[.-]|libpthread[.-]|ld-musl)[^/]*$")
 
