@@ -168,7 +168,8 @@ def test_a_loop_that_goes_round_without_sleeping_is_seen_to_pass_by():
         fd = next(int(p.name) for p in Path(f"/proc/{child.pid}/fd").iterdir() if os.readlink(p) == "anon_inode:[eventpoll]")
         collector.knows(child.pid, fd, 1)
         row = until(lambda: row_of(collector, child.pid))
-        assert row.busy_since == 1 and not row.polled_at
+        # Busy since it was first seen, or since it was held off its CPU within its epoll, as happens on a busy machine.
+        assert row.busy_since and not row.polled_at
         collector.look_closer(True)
         assert collector.closer
         first = until(lambda: row_of(collector, child.pid).polled_at)
@@ -399,10 +400,12 @@ def test_what_does_not_fit_is_unsent_whatever_call_sends_it(conntime, how):
         row = next(r for r in connections(conntime) if r.fd == end.fileno())
         assert row.unsent_since
         end.setblocking(True)
-        threading.Thread(target=lambda: [client.recv(1 << 20) for _ in iter(lambda: client.recv(1 << 16), b"")], daemon=True).start()
+        reader = threading.Thread(target=lambda: list(iter(lambda: client.recv(1 << 20), b"")), daemon=True)
+        reader.start()
         end.sendall(b"the end")
         assert until(lambda: not next(r for r in connections(conntime) if r.fd == end.fileno()).unsent_since)
         end.shutdown(socket.SHUT_WR)
+        reader.join(10)
 
 
 @needs_bpf
