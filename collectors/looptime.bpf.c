@@ -36,6 +36,9 @@ struct {
 	__uint(value_size, 32 * 8);
 } stacks SEC(".maps");
 
+/* include/linux/sched.h, the same from 4.14 on: the state of a task's last switch. */
+#define TASK_DEAD 0x80
+
 static __always_inline __u32 mark_of(__u64 task)
 {
 	return (task >> 6) & 0xffff;
@@ -98,6 +101,11 @@ static __always_inline void switched_out(struct bpf_raw_tracepoint_args *ctx, st
 	__u32 number, in_epoll;
 	struct loop_thread *thread;
 
+	if (read_u32(task + config->task_state) & TASK_DEAD) {
+		/* After its exit was told it may have slept once more and be back; from this switch nobody returns. */
+		bpf_map_delete_elem(&threads, &task);
+		return;
+	}
 	if (!ids)
 		return;
 	registers = read_u64(task + config->task_stack) + config->registers;
