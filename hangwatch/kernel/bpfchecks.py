@@ -186,7 +186,7 @@ def _try_connections() -> None:
 def _sockets(known: Facts) -> Iterator[Answer]:
     try:
         with sockdiag.open_socket() as asking:
-            list(sockdiag.connections(asking, 1))
+            list(sockdiag.connections(asking, [1]))
     except OSError as error:
         yield Answer(
             "sock_diag",

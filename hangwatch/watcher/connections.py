@@ -231,8 +231,8 @@ class ConnectionWatch:
     def _of_sockets(self, now: int, ahead_ns: int) -> list[ConnectionStall]:
         quiet_ms = max(1, (self.limit_ns - ahead_ns) // 1_000_000)
         trouble: dict[tuple[int, int], tuple[str, int, sockdiag.Diagnosis]] = {}
-        for namespace, port in self._questions():
-            for diagnosis in self._ask(namespace, port, quiet_ms):
+        for namespace, ports in self._questions().items():
+            for diagnosis in self._ask(namespace, ports, quiet_ms):
                 self.scanned += 1
                 key = (namespace, diagnosis.inode)
                 if diagnosis.unacked:
@@ -242,15 +242,21 @@ class ConnectionWatch:
                     trouble[key] = (PENDING, now - diagnosis.received_ago_ms * 1_000_000, diagnosis)
         return self._owned(trouble, now) if trouble else []
 
-    def _questions(self) -> set[tuple[int, int]]:
-        return {(watched.namespace, port) for watched in self._watched.values() for port in watched.ports}
+    def _questions(self) -> dict[int, frozenset[int]]:
+        """For each network namespace all ports at once: what a question costs does not grow with them."""
+        asked: dict[int, frozenset[int]] = {}
+        for watched in self._watched.values():
+            asked[watched.namespace] = asked.get(watched.namespace, frozenset()) | watched.ports
+        return asked
 
-    def _ask(self, namespace: int, port: int, quiet_ms: int) -> list[sockdiag.Diagnosis]:
+    def _ask(self, namespace: int, ports: frozenset[int], quiet_ms: int) -> list[sockdiag.Diagnosis]:
+        if not ports:
+            return []
         try:
             if namespace not in self._sockets:
                 pid = next(watched.pid for watched in self._watched.values() if watched.namespace == namespace)
                 self._sockets[namespace] = sockdiag.open_socket(pid)
-            return list(sockdiag.connections(self._sockets[namespace], port, quiet_ms))
+            return list(sockdiag.connections(self._sockets[namespace], ports, quiet_ms))
         except (FileNotFoundError, StopIteration):
             return []  # the process by which the namespace is found has just ended
         except OSError as error:
@@ -283,9 +289,7 @@ class ConnectionWatch:
     def _seed(self, watched: _Watched) -> None:
         """The connections that are there already, with what the sockets know of them."""
         assert self.collector is not None
-        known: dict[int, sockdiag.Diagnosis] = {}
-        for port in watched.ports:
-            known.update({diagnosis.inode: diagnosis for diagnosis in self._ask(watched.namespace, port, 0)})
+        known = {diagnosis.inode: diagnosis for diagnosis in self._ask(watched.namespace, watched.ports, 0)}
         now = self.clock()
         for fd, here in SocketTable(watched.pid).sockets().items():
             if here.family not in ("tcp", "unix") or here.state != "established":

@@ -33,7 +33,7 @@ def pairs(request):
 
 def seen(port, **options):
     with sockdiag.open_socket() as asking:
-        return {found.inode: found for found in sockdiag.connections(asking, port, **options)}
+        return {found.inode: found for found in sockdiag.connections(asking, [port], **options)}
 
 
 def inode(end):
@@ -98,6 +98,25 @@ def all_of():
 def test_more_than_one_message_of_the_kernel(pairs):
     ends = [pairs() for _ in range(150)]
     assert set(seen(pairs.port)) == {inode(server) for _, server in ends}
+
+
+@pytest.mark.parametrize("first", [1024, 40_000])
+def test_many_ports_are_one_question(first):
+    """Next to each other, apart, the highest there is: each end is found by the port that it has, and by no other."""
+    with contextlib.ExitStack() as stack:
+        ends = {}
+        for port in [*range(first, first + 40), 65534, 65535]:
+            with contextlib.suppress(OSError):
+                listener = stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                stack.enter_context(socket.create_connection(listener.getsockname()))
+                ends[port] = stack.enter_context(listener.accept()[0])
+        assert len(ends) > 20
+        for asked in (set(ends), set(sorted(ends)[::2]), set(sorted(ends)[1::3]), {min(ends)}, {max(ends)}):
+            with sockdiag.open_socket() as asking:
+                found = {one.local_port: one.inode for one in sockdiag.connections(asking, asked)}
+            assert found == {port: inode(ends[port]) for port in asked}
+        with sockdiag.open_socket() as asking:
+            assert list(sockdiag.connections(asking, [])) == []
 
 
 def test_its_own_namespace_is_no_other():
