@@ -22,10 +22,6 @@ from hangwatch.records import SCHEMA, Act, Connection, Loop, Request, Snapshot, 
 
 #: Tasks in one snapshot. A service with more has the oldest requests' tasks first, and the rest is counted.
 TASK_LIMIT = 50_000
-#: Kinds whose end is brought about by somebody who refers to the object.
-_SET_BY_SOMEBODY = frozenset({"event", "condition", "future", "thread-event", "queue-get", "queue-join", "barrier", "other"})
-
-
 #: What a generator that nobody runs at the moment may hold.
 _HELD_BY_SOMEBODY = frozenset({"lock", "semaphore", "condition", "pool", "limiter", "thread-lock"})
 
@@ -67,6 +63,7 @@ def _take(
     steps = (
         looker.look_at_loops,
         looker.look_at_tasks,
+        looker.look_again,
         looker.look_at_threads,
         looker.census,
         looker.look_into_generators,
@@ -74,7 +71,7 @@ def _take(
     )
     for step in (*steps, looker.find_setters, looker.name_them) if searched else steps:
         _guarded(desk, step)
-    looker.chains.clear()
+    looker.forget()
     return _finish(looker, desk, history, {**dropped, **desk.dropped}, taken_at, now_ns, began)
 
 
@@ -98,13 +95,20 @@ class _Looker:
         self.chains: dict[str, list[FrameView]] = {}
         self.deadlines: dict[str, int] = {}
         self._thread_ids: dict[int, str] = {}
+        self._loop_views: list[LoopView] = []
+        self._woken: list[TaskView] = []
+
+    def forget(self) -> None:
+        """The views, before the records are put together: what they hold is the service's."""
+        for views in (self.chains, self._loop_views, self._woken):
+            views.clear()
 
     # loops
 
     def look_at_loops(self) -> None:
         self._thread_ids = {thread.ident: f"thread:{thread.native_id}" for thread in self.reader.threads()}
-        for view in self.reader.loops():
-            self.loops.append(self._loop(view))
+        self._loop_views = list(self.reader.loops())
+        self.loops = [self._loop(view) for view in self._loop_views]
 
     def _loop(self, view: LoopView) -> Loop:
         ready = view.ready()
@@ -117,6 +121,16 @@ class _Looker:
             scheduled=view.scheduled(),
             asleep=view.asleep,
         )
+
+    def look_again(self) -> None:
+        """A queued wake-up in a loop that sleeps is a contradiction only at one moment. A loop seen asleep may have begun a turn since, and
+        on a busy machine be held off its CPU in the middle of it; a task seen woken may have gone on."""
+        asleep = {f"loop:{view.id:x}": view.asleep for view in self._loop_views}
+        self.loops = [replace(loop, asleep=None) if loop.asleep and not asleep.get(loop.id) else loop for loop in self.loops]
+        for view in self._woken:
+            task = self.tasks.get(f"task:{view.id:x}")
+            if task is not None and task.state == "ready":
+                self.tasks[task.id] = replace(task, state=_state(view))
 
     # tasks
 
@@ -154,6 +168,8 @@ class _Looker:
             cancelling=view.cancelling,
         )
         self.chains[task_id] = chain
+        if self.tasks[task_id].state == "ready":
+            self._woken.append(view)
         if view.running:
             self.loops = [replace(loop, running_task_id=task_id) if loop.id == f"loop:{view.loop_id:x}" else loop for loop in self.loops]
 
@@ -251,12 +267,7 @@ class _Looker:
 
     def find_setters(self) -> None:
         """For each event-like primitive: tasks and threads, other than its waiters, that refer to it within one step."""
-        wanted: dict[int, list[str]] = {}
-        for primitive in self.desk.primitives.values():
-            address = self.desk.addresses.get(primitive.id)
-            waited = primitive.id in self.desk.waiters
-            if waited and primitive.kind in _SET_BY_SOMEBODY and primitive.setters is None and address is not None:
-                wanted.setdefault(address, []).append(primitive.id)
+        wanted = setters.wanted_in(self.desk)
         if wanted:
             search = setters.Search(wanted)
             complete = search.through(self.chains, self.reader.slice)

@@ -100,6 +100,33 @@ def test_a_wake_up_from_another_thread_that_did_not_wake_the_loop_shows():
     assert event.ready is True
 
 
+def test_a_loop_that_woke_while_it_was_looked_at_is_not_said_to_sleep():
+    """A turn that begins between the look at the loop and the look at its tasks, and is held up in its middle: nothing is wrong with that."""
+    event, turning = asyncio.Event(), threading.Event()
+
+    def turn():
+        event.set()
+        turning.set()
+        time.sleep(0.5)
+
+    class Reader(LiveReader):
+        def tasks(self):
+            asyncio_loop.call_soon_threadsafe(turn)
+            assert turning.wait(5)
+            return super().tasks()
+
+    async def main():
+        hung = asyncio.create_task(event.wait(), name="waits")
+        seen = await in_thread(lambda: take(Reader([asyncio_loop])))
+        return seen, await hung
+
+    asyncio_loop = asyncio.new_event_loop()
+    seen, _ = asyncio_loop.run_until_complete(asyncio.wait_for(main(), 30))
+    asyncio_loop.close()
+    assert task(seen, "waits").state == "ready"
+    assert not next(loop for loop in seen.loops if loop.id == task(seen, "waits").loop_id).asleep
+
+
 def test_who_could_set_an_event_is_named():
     class Job:
         def __init__(self):

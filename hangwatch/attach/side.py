@@ -60,8 +60,8 @@ class Side:
         return str(call) if call is not None else None
 
     def call_name(self, native_id: int) -> str | None:
-        call = self._call(native_id)
-        return call.name if call is not None else procfs.thread_call_name(self.pid, native_id)
+        """Of this moment, whatever was asked before."""
+        return procfs.thread_call_name(self.pid, native_id)
 
     def futex(self, native_id: int) -> int | None:
         call = self._call(native_id)

@@ -19,6 +19,19 @@ TIME_LIMIT_NS = 500_000_000
 #: They refer to too much to say anything, or to nothing.
 _TOO_WIDE = frozenset({"module", "type", "function", "str", "int", "bool", "NoneType", "float", "bytes", "coroutine", "code"})
 _HANDLES_LIMIT = 10_000
+#: Kinds whose end is brought about by somebody who refers to the object.
+_SET_BY_SOMEBODY = frozenset({"event", "condition", "future", "thread-event", "queue-get", "queue-join", "barrier", "other"})
+
+
+def wanted_in(desk: SnapshotDesk) -> dict[int, list[str]]:
+    """The awaited event-like primitives of which nobody said who sets them: ids by the address of the object behind them."""
+    wanted: dict[int, list[str]] = {}
+    for primitive in desk.primitives.values():
+        address = desk.addresses.get(primitive.id)
+        waited = primitive.id in desk.waiters
+        if waited and primitive.kind in _SET_BY_SOMEBODY and primitive.setters is None and address is not None:
+            wanted.setdefault(address, []).append(primitive.id)
+    return wanted
 
 
 class Search:
