@@ -21,6 +21,8 @@ ESTABLISHED, CLOSE_WAIT = 1, 8
 
 _NETLINK_SOCK_DIAG = 4
 _TCPDIAG_GETSOCK = 18
+_SOCK_DIAG_BY_FAMILY = 20
+_SHOW_PEER, _UNIX_PEER = 4, 2
 _ERROR, _DONE = 2, 3
 _INFO, _BYTECODE = 2, 1
 _PORT_AT_LEAST, _PORT_AT_MOST = 2, 3
@@ -146,6 +148,24 @@ def _dump(asking: socket.socket, local_ports: Collection[int] | None) -> Iterato
             return
 
 
+def unix_peer(asking: socket.socket, inode: int) -> int | None:
+    """The inode at the other end of a connected Unix socket; None where the kernel does not tell (no unix_diag, gone meanwhile)."""
+    number = next(_numbers) & 0xFFFFFFFF
+    body = struct.pack("<BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, inode, _SHOW_PEER, 0xFFFFFFFF, 0xFFFFFFFF)
+    try:
+        asking.send(struct.pack("<IHHII", 16 + len(body), _SOCK_DIAG_BY_FAMILY, 1, number, 0) + body)
+        while True:
+            data = asking.recv(_RECEIVE_BYTES)
+            length, kind, sequence = struct.unpack_from("<IH2xI", data)
+            if sequence == number:
+                break
+        # struct unix_diag_msg has 16 bytes.
+        at = _attribute(data, 32, length, _UNIX_PEER) if kind == _SOCK_DIAG_BY_FAMILY else None
+        return int(struct.unpack_from("<I", data, at)[0]) if at is not None else None
+    except (OSError, struct.error):
+        return None
+
+
 def _only(ports: list[int]) -> bytes:
     """A program for the kernel's filter (struct inet_diag_bc_op) that takes these local ports, which ascend. Two tests a port: below it, rejected
     (a jump beyond the end); not above it, taken (a jump to the end); else on to the next. What all tests passed must end well, so that the
@@ -192,11 +212,11 @@ def _is_open(data: bytes, at: int, info: int, quiet_ms: int) -> bool:
     return bool(_BYTES.unpack_from(data, info)[1] and (received_ago < sent_ago or _SENT.unpack_from(data, info)[0] == 0))
 
 
-def _attribute(data: bytes, at: int, end: int) -> int | None:
-    """Where struct tcp_info begins."""
+def _attribute(data: bytes, at: int, end: int, wanted: int = _INFO) -> int | None:
+    """Where its value begins; of ``_INFO`` that is struct tcp_info."""
     while at + 4 <= end:
         length, kind = struct.unpack_from("<HH", data, at)
-        if kind == _INFO:
+        if kind == wanted:
             return at + 4
         if length < 4:
             return None

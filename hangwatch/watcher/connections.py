@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hangwatch.kernel import files, procfs, sockdiag
 from hangwatch.kernel.bpf import BpfError
 from hangwatch.kernel.collectors import ConnTime
 from hangwatch.kernel.rows import CLIENT, SEEDED, SERVER, TLS, WAITS, ConnectionRow, Heads
-from hangwatch.kernel.sockets import SocketTable
+from hangwatch.kernel.sockets import Socket, SocketTable
 from hangwatch.watcher.states import (
     HALF_ANSWERED,
     NOT_READING,
@@ -290,13 +290,20 @@ class ConnectionWatch:
         """The connections that are there already, with what the sockets know of them."""
         assert self.collector is not None
         known = {diagnosis.inode: diagnosis for diagnosis in self._ask(watched.namespace, watched.ports, 0)}
-        now = self.clock()
-        for fd, here in SocketTable(watched.pid).sockets().items():
-            if here.family not in ("tcp", "unix") or here.state != "established":
+        now, there = self.clock(), SocketTable(watched.pid).sockets()
+        for fd, here in there.items():
+            if here.family not in ("tcp", "unix") or here.state != "established" or self._is_own_pair(watched, here, there):
                 continue
             role = SERVER if here.local_port in watched.ports else CLIENT
             diagnosis = known.get(here.inode)
             self.collector.seed(_seeded(watched.pid, fd, role, diagnosis, now))
+
+    def _is_own_pair(self, watched: _Watched, here: Socket, there: Mapping[int, Socket]) -> bool:
+        """Both ends belong to this process, as of the pair by which asyncio wakes its own loop: nobody's answer is waited for on it."""
+        if here.family != "unix" or watched.namespace not in self._sockets:
+            return False
+        peer = sockdiag.unix_peer(self._sockets[watched.namespace], here.inode)
+        return peer is not None and any(other.inode == peer for other in there.values())
 
     def _count(self, what: str) -> None:
         if what in self.errors or len(self.errors) < 20:

@@ -119,6 +119,17 @@ def test_many_ports_are_one_question(first):
             assert list(sockdiag.connections(asking, [])) == []
 
 
+def test_the_other_end_of_a_unix_socket():
+    one, other = socket.socketpair()
+    with one, other, sockdiag.open_socket() as asking:
+        if sockdiag.unix_peer(asking, inode(one)) is None:
+            pytest.skip("no unix_diag in this kernel")
+        assert sockdiag.unix_peer(asking, inode(one)) == inode(other)
+        assert sockdiag.unix_peer(asking, inode(other)) == inode(one)
+        with socket.socket(socket.AF_UNIX) as alone:
+            assert sockdiag.unix_peer(asking, inode(alone)) is None
+
+
 def test_its_own_namespace_is_no_other():
     assert sockdiag.namespace(os.getpid()) == os.stat("/proc/self/ns/net").st_ino
     assert sockdiag.namespace(2**22 + 1) == 0
