@@ -7,6 +7,8 @@ application can hold and wakes no loop: waking heals the very bugs that are look
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import threading
 import time
 from collections import deque
@@ -30,6 +32,11 @@ LOOK_AGAIN_NS: Final = 1_000_000_000
 GRACE_NS: Final = 1_000_000_000
 #: A turn of the loop that takes this many limits is a stall though its callbacks move on: nobody is served within a turn.
 LAG: Final = 4
+
+
+def own_sleeps() -> int:
+    """How often this thread went to sleep. A wait for the GIL counts one every switch interval (``take_gil`` in CPython's ceval_gil)."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 @dataclass(slots=True)
@@ -73,6 +80,7 @@ class Watchdog:
         self._least_ns = stalls.least_limit_ns(config)
         self._last_ns = 0
         self._cpu_ns = 0
+        self._sleeps = 0
         #: (when, how much) this thread came late, the latest.
         self._late: deque[tuple[int, int]] = deque(maxlen=64)
         self._fired = False
@@ -97,7 +105,7 @@ class Watchdog:
 
     def _run(self) -> None:
         self._last_ns = time.monotonic_ns()
-        self._cpu_ns = time.process_time_ns()
+        self._cpu_ns, self._sleeps = time.process_time_ns(), own_sleeps()
         while True:
             try:
                 self.tick(time.monotonic_ns())
@@ -119,12 +127,12 @@ class Watchdog:
         late_ns = gap_ns - int(self.tick_s * 1e9)
         if self.timer is not None:
             self.timer.beat()  # before anything for which the GIL may be given away again
-        cpu_ns = time.process_time_ns()
+        cpu_ns, sleeps = time.process_time_ns(), own_sleeps()
         if late_ns > self.tick_s * 1e9:
             self._late.append((now_ns, late_ns))
         if late_ns >= self.config.loop_after * 1e9:
-            self._was_silenced(now_ns, late_ns, cpu_ns - self._cpu_ns)
-        self._last_ns, self._cpu_ns = now_ns, cpu_ns
+            self._was_silenced(now_ns, late_ns, cpu_ns - self._cpu_ns, sleeps - self._sleeps)
+        self._last_ns, self._cpu_ns, self._sleeps = now_ns, cpu_ns, sleeps
         for look in (self._look_at_loops, self._look_at_phases, self._look_at_requests, self._look_at_the_end):
             if self.timer is not None:
                 self.timer.beat_if_late(time.monotonic_ns())
@@ -144,7 +152,7 @@ class Watchdog:
 
     # the watchdog itself could not run
 
-    def _was_silenced(self, now_ns: int, late_ns: int, cpu_ns: int) -> None:
+    def _was_silenced(self, now_ns: int, late_ns: int, cpu_ns: int, sleeps: int) -> None:
         """Whoever kept the GIL is done: the stall is told afterwards.
 
         Witnesses: the stacks of this very moment (a thread that comes out of native code hands over the GIL before its next call, so
@@ -161,7 +169,7 @@ class Watchdog:
         stacks = self._stacks(frames)
         rests = all(at_rest(frame) for pulse in self._pulses.values() if (frame := frames.get(pulse.mark.ident)) is not None)
         del frames
-        evidence = self._silence(late_ns, cpu_ns, stacks, rests)
+        evidence = self._silence(late_ns, cpu_ns, sleeps, stacks, rests)
         if evidence.data["stopped"]:
             self.ledger.drop("silences while the process was stopped")
             return
@@ -178,19 +186,23 @@ class Watchdog:
         marks = [pulse.mark for pulse in self._pulses.values()]
         return [{"ident": mark.ident, "native_id": mark.native_id, "frames": stack_of(frames.get(mark.ident))} for mark in marks]
 
-    def _silence(self, late_ns: int, cpu_ns: int, stacks: list[dict[str, Any]], rests: bool) -> Evidence:
-        """What can be told of the silence. A process that was stopped (SIGSTOP, a suspended machine) used no CPU, its loop is at rest,
-        and its timer did not write in time either."""
+    def _silence(self, late_ns: int, cpu_ns: int, sleeps: int, stacks: list[dict[str, Any]], rests: bool) -> Evidence:
+        """What can be told of the silence. A process that was stopped (SIGSTOP, a suspended machine) used no CPU, its loop is at rest, and
+        its timer did not write in time either. Nor did this thread wait for the GIL: it would have slept for it again and again, each time
+        for one switch interval; a quarter of these is asked for, as a busy machine lets it sleep longer."""
         written_at = self.timer.written_at() if self.timer is not None else None
         age_s = None if written_at is None else time.time() - written_at
         in_time = age_s is not None and age_s > min(0.25 * late_ns / 1e9, 1.0)
+        waited = sleeps * sys.getswitchinterval() * 4e9 > late_ns
         late_ms = round(late_ns / 1e6)
         data: dict[str, Any] = {
             "late_ms": late_ms,
             "cpu_ms": round(cpu_ns / 1e6),
             "gc_ms": round(self.ledger.collected_ns(time.monotonic_ns() - late_ns) / 1e6),
             "stacks_age_ms": None if age_s is None else round(age_s * 1e3),
-            "stopped": rests and not in_time and cpu_ns < 0.1 * late_ns,
+            "stopped": rests and not in_time and not waited and cpu_ns < 0.1 * late_ns,
+            # It was over before its stack could be taken: what the loops' threads do now says nothing of it.
+            "over": rests,
             "threads": stacks,
         }
         data.update(self._collector(data["gc_ms"]))

@@ -185,9 +185,13 @@ def test_native_code_that_keeps_the_gil_is_told_afterwards_with_the_stacks_of_th
         (incident,) = service.until(lambda found: len(found) == 1 and found[0]["closed_at"] is not None)
     assert incident["stall"]["kind"] == "loop"
     assert incident["findings"][0]["cause"] == "gil-held"
-    assert incident["findings"][0]["culprit"][0]["function"].endswith("app")
     said = {evidence["tool"]: evidence for evidence in incident["evidence"]}
     assert said["watchdog"]["data"]["late_ms"] > 500
+    if said["watchdog"]["data"]["over"] and witnesses == ["watchdog"]:
+        # On a busy machine the loop may be back in its selector before the watchdog gets a CPU: then nobody is accused.
+        assert incident["findings"][0]["culprit"] == []
+        return
+    assert incident["findings"][0]["culprit"][0]["function"].endswith("app")
     for tool in witnesses:
         assert any(frame["function"] == "app" for thread in said[tool]["data"]["threads"] for frame in thread["frames"])
 
@@ -213,6 +217,12 @@ def test_a_slow_start_a_background_task_and_an_idle_service_are_silent(tmp_path)
         orphans.finish(Store(service.spool))
         assert service.incidents() == []
         assert list((service.spool / "workers").iterdir()) == []
+
+
+@pytest.mark.parametrize(("sleeps", "stopped"), [(1, True), (240, False)])
+def test_who_slept_for_the_gil_again_and_again_was_not_stopped(watchdog, sleeps, stopped):
+    """1.2 s without CPU, and the loop at rest: SIGSTOP and native code that sleeps with the GIL look the same but for this."""
+    assert watchdog._silence(seconds(1.2), 0, sleeps, [], True).data["stopped"] is stopped
 
 
 def test_a_process_that_was_stopped_did_not_hang(tmp_path):

@@ -107,7 +107,8 @@ def _title(doing: Doing, cause: str, own: list[Frame], names: list[str]) -> str:
         return f"The event loop's thread waits for {primitive_name(doing.primitive) if doing.primitive else 'another thread'}{at}{of}"
     if cause == "gil-held" and doing.what == "gil":
         other = application(doing.other)
-        return f"Native code called{f' in {place(other[0])}' if other else ' by another thread'} keeps the GIL: no Python code in the process can run"
+        called = f" called in {place(other[0])}" if other else " called by another thread" if doing.frames else ""
+        return f"Native code{called} keeps the GIL: no Python code in the process can run"
     if cause == "gc-pause" and doing.other:
         other = application(doing.other)
         return f"The garbage collector, run{f' in {place(other[0])}' if other else ''} by another thread, stops the event loop's"

@@ -98,6 +98,14 @@ def test_another_threads_native_code_has_the_gil():
     assert found["gil-held"].culprit[0].function == "Printer.wait_ready"
 
 
+@pytest.mark.parametrize("now", ["uvicorn/server.py:Server.on_tick", "selectors.py:EpollSelector.select"])
+def test_the_gil_was_kept_and_nobody_saw_by_whom(now):
+    late = Evidence("watchdog", data={"late_ms": 4000.0, "over": True})
+    found = blocked([*RUNNING, now], share=1.0, evidence=[late])
+    assert list(found) == ["gil-held"] and found["gil-held"].culprit == () and found["gil-held"].confidence == "suspected"
+    assert "another thread" not in found["gil-held"].title and any("before a stack" in line for line in found["gil-held"].because)
+
+
 def test_the_collectors_flag_was_read_from_outside():
     read = Evidence("gc", "The interpreter was collecting garbage in 90 % of 20 readings.", {"share": 0.9, "readings": 20, "owner": 1})
     found = blocked([*RUNNING, "app.py:free:28"], share=1.0, evidence=[read])
