@@ -267,11 +267,12 @@ class Reporter:
         incident = investigate(
             stall, snapshot, evidence=evidence, earlier=earlier, service=self.service, host=worker.host(), opened_at=_at(stall.since_ns)
         )
-        own_id, incident = incident.id, self.book.joined(incident, self.folder)
-        again = self.book.counted(incident, count)
-        if again is not None:
-            return again
-        entry = self.book.add(dataclasses.replace(incident, count=count))
+        with worker.alone(self.folder):
+            own_id, incident = incident.id, self.book.joined(incident, self.folder)
+            again = self.book.counted(incident, count)
+            if again is not None:
+                return again
+            entry = self.book.add(dataclasses.replace(incident, count=count))
         if self.config.pyspy:
             self.book.complete(entry, self._tools.with_native_stacks(entry.incident, earlier), surer_stays=incident.id != own_id)
         self.book.offer(entry)

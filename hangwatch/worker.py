@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,6 +75,36 @@ def remove(folder: Path) -> None:
         for entry in list(folder.iterdir()):
             entry.unlink()
         folder.rmdir()
+
+
+@contextlib.contextmanager
+def alone(folder: Path | None, patience_s: float = 0.5) -> Iterator[None]:
+    """One of the agent and the watcher at a time looks whether the other has told a stall, and tells it. By a lock on the worker's folder,
+    which the kernel gives back when its owner dies. Who does not get it (a stopped process, a file system without locks) goes on without."""
+    handle = None
+    try:
+        with contextlib.suppress(OSError):
+            handle = None if folder is None else os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if handle is not None:
+            _lock(handle, patience_s)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(handle: int, patience_s: float) -> None:
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return
+            time.sleep(0.005)
+        except OSError:
+            return
 
 
 def same_stall(one: Incident, other: Incident, within_s: float) -> bool:

@@ -21,7 +21,7 @@ from hangwatch.records import Incident
 from hangwatch.store import Store
 from hangwatch.watcher.loops import LoopStall
 from hangwatch.watcher.states import ConnectionStall
-from hangwatch.worker import SAME_SEEN_S, SEEN, same_stall
+from hangwatch.worker import SAME_SEEN_S, SEEN, alone, same_stall
 
 #: Incidents remembered for their end and for coming again.
 MAX_OPEN = 200
@@ -76,10 +76,11 @@ class Kept:
             known.stall, known.closed = stall, False
             self._rewrite(known)
             return
-        own = self._of_its_agent(incident)
-        if own is None:
-            self._add(incident)
-        else:
+        with alone(self._folder_of(incident.snapshot.pid)):
+            own = self._of_its_agent(incident)
+            if own is None:
+                self._add(incident)
+        if own is not None:
             incident = dataclasses.replace(incident, id=own.id)
         self._open[key] = _Open(incident, stall, time.monotonic(), ours=own is None)
         while len(self._open) > MAX_OPEN:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 import pytest
 
+from hangwatch import worker
 from hangwatch.store import Store
 from hangwatch.watcher import kept
 from tests.processes import until
@@ -14,8 +16,8 @@ from tests.watcher.watched import Client, uvicorn, waits_for, watching
 pytest.importorskip("uvicorn")
 pytestmark = [pytest.mark.needs_ptrace, pytest.mark.slow]
 
-#: Seconds; the watcher's own are in `watched`.
-FIRST, LATER = 0.25, 2.5
+#: Seconds: far enough from the watcher's, which are in `watched`, that a busy machine does not turn the order round.
+FIRST, LATER = 0.25, 4.0
 
 
 def of_agent(spool, limit_s):
@@ -30,7 +32,7 @@ def sources(spool):
 
 @pytest.mark.parametrize(("path", "kind"), [("/parks", "request"), ("/sleeps", "loop")])
 def test_what_the_agent_has_told_goes_by_its_name(tmp_path, path, kind):
-    with uvicorn(under=of_agent(tmp_path, FIRST)) as service, watching(tmp_path, service.pid) as told:
+    with uvicorn(under=of_agent(tmp_path, FIRST)) as service, watching(tmp_path, service.pid, stall_after=2.5, loop_after=1.25) as told:
         client = Client(service.port).ask(path)
         seen = waits_for(told, lambda i: i.stall.kind == kind)
         assert seen.snapshot.source != "agent"
@@ -63,6 +65,26 @@ def test_two_stalls_of_one_worker_are_two(tmp_path):
         assert len(sources(tmp_path)) == 2
         for client in clients:
             client.close()
+
+
+def test_one_looks_and_tells_while_the_other_waits(tmp_path):
+    order = []
+
+    def other():
+        with worker.alone(tmp_path, 30):
+            order.append("second")
+
+    waiting = threading.Thread(target=other)
+    with worker.alone(tmp_path):
+        waiting.start()
+        with worker.alone(tmp_path, 0.05):  # whoever has it does not give it back in time
+            order.append("without")
+        order.append("first")
+    waiting.join()
+    assert order == ["without", "first", "second"]
+    for nothing in (None, tmp_path / "gone"):
+        with worker.alone(nothing):
+            pass
 
 
 def test_a_link_that_lies_in_the_services_folder_is_not_followed(tmp_path):

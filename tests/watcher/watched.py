@@ -128,8 +128,12 @@ class Told(list):
 def watching(spool, *names, **options):
     """A watcher on a thread of its own; what it tells."""
     told = Told()
-    limits = {"stall_after": options.pop("stall_after", STALL_AFTER_S), "routes": options.pop("routes", {})}
-    config = Config.make({}, spool=spool, loop_after=LOOP_AFTER_S, again_after=1e-3, **limits)
+    limits = {
+        "stall_after": options.pop("stall_after", STALL_AFTER_S),
+        "loop_after": options.pop("loop_after", LOOP_AFTER_S),
+        "routes": options.pop("routes", {}),
+    }
+    config = Config.make({}, spool=spool, again_after=1e-3, **limits)
     choice = options.pop("choice", None) or Choice(tuple(map(str, names)))
     watcher = Watcher(config, choice, told=told.take, note=lambda text: told.notes.append(text), rate_per_minute=0, **options)
     told.notes, told.watcher = [], watcher
