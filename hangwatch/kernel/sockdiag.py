@@ -26,7 +26,7 @@ _SHOW_PEER, _UNIX_PEER = 4, 2
 _ERROR, _DONE = 2, 3
 _INFO, _BYTECODE = 2, 1
 _PORT_AT_LEAST, _PORT_AT_MOST = 2, 3
-#: A question is one attribute of 64 kB at most; this is a quarter of it, and more ports than one machine's services open.
+#: A question's attribute has 64 kB at most; this is a quarter of it, and more ports than most machines' services open.
 MAX_PORTS = 1024
 _CLONE_NEWNET = 0x40000000
 _RECEIVE_BYTES = 1 << 18
@@ -123,17 +123,18 @@ def connections(asking: socket.socket, local_ports: Collection[int] | None = Non
     However many ports: the kernel goes through its whole table of connections once, which is what a question costs (2 ms for
     the 262,144 chains of a machine with 32 GB, whoever is connected).
     """
-    for messages in _dump(asking, local_ports):
-        yield from _parse(messages, quiet_ms)
+    ports = sorted(set(local_ports or ()))
+    wanted = [b""] if local_ports is None else [_only(ports[at : at + MAX_PORTS]) for at in range(0, len(ports), MAX_PORTS)]
+    for program in wanted:
+        for messages in _dump(asking, program):
+            yield from _parse(messages, quiet_ms)
 
 
-def _dump(asking: socket.socket, local_ports: Collection[int] | None) -> Iterator[bytes]:
+def _dump(asking: socket.socket, program: bytes) -> Iterator[bytes]:
     """The older of the kernel's two questions (struct inet_diag_req): it has no address family, where the newer goes through the table
     for each. The answers are the same."""
     states = 1 << ESTABLISHED | 1 << CLOSE_WAIT
-    body = struct.pack("<BBBB48xII", 0, 0, 0, 1 << (_INFO - 1), states, 0)
-    if local_ports is not None:
-        body += _only(sorted(set(local_ports))[:MAX_PORTS] or [0])
+    body = struct.pack("<BBBB48xII", 0, 0, 0, 1 << (_INFO - 1), states, 0) + program
     number = next(_numbers) & 0xFFFFFFFF
     asking.send(struct.pack("<IHHII", 16 + len(body), _TCPDIAG_GETSOCK, 0x301, number, 0) + body)
     while True:
