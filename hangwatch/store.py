@@ -25,7 +25,7 @@ from pathlib import Path
 from hangwatch import lifesign, storefiles
 from hangwatch.errors import NoSuchIncident, SpoolError
 from hangwatch.pruning import Pruner, scan
-from hangwatch.records import Incident
+from hangwatch.records import Evidence, Incident
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # `Store.list` hides the builtin inside the class.
@@ -95,16 +95,22 @@ class Store:
         if not folder.is_dir():
             self.add(incident)
             return
-        self._write_into(folder, incident, storefiles.write_files)
+        self._write_into(folder, lambda there: storefiles.write_files(there, incident))
+
+    def attach(self, incident_id: str, evidence: tuple[Evidence, ...]) -> None:
+        """Further evidence on an incident whose record somebody else keeps; `load` shows it with the others'."""
+        folder = self.incidents / _checked(incident_id)
+        if evidence and folder.is_dir():
+            self._write_into(folder, lambda there: storefiles.write_added(there, evidence))
 
     def mark(self, incident: Incident) -> None:
         """Keeps its count and end, and nothing else of it: enough where the record is large and has not changed."""
         if (self.incidents / _checked(incident.id)).is_dir():
-            self._write_into(self.incidents / incident.id, incident, storefiles.write_head)
+            self._write_into(self.incidents / incident.id, lambda folder: storefiles.write_head(folder, incident))
 
-    def _write_into(self, folder: Path, incident: Incident, write: Callable[[Path, Incident], int]) -> None:
+    def _write_into(self, folder: Path, write: Callable[[Path], int]) -> None:
         try:
-            write(folder, incident)
+            write(folder)
         except FileNotFoundError:  # pruned at this very moment
             return
         except OSError as error:

@@ -1,6 +1,7 @@
 """The files of one incident's folder: written whole or not at all, read back, and what a list of incidents needs of them.
 
 ``head.json`` is the incident without what makes it large: no tasks, threads or texts. It is newer than the record, or it does not count.
+``added.json`` is evidence of somebody who does not keep the record: a watcher's, on what the worker's own agent has told.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from hangwatch.records import Evidence, Incident, Snapshot, from_json, to_json
 
 RECORD: Final = "incident.json"
 HEAD: Final = "head.json"
+ADDED: Final = "added.json"
 #: One incident larger than this is not one of ours: 10,000 tasks give some 20 MB.
 MAX_RECORD_BYTES: Final = 256 << 20
+MAX_ADDED_BYTES: Final = 4 << 20
 #: Records encoded in one go. The encoder holds the interpreter until it is through; 32 tasks are 1 ms of that, 10,000 a third of a second.
 SLICE: Final = 32
 
@@ -39,6 +42,14 @@ def write_files(folder: Path, incident: Incident) -> int:
         bare.append(dataclasses.replace(said, text=""))
     written += _write(folder / RECORD, pieces(dataclasses.replace(incident, evidence=tuple(bare))))
     return written + write_head(folder, incident)
+
+
+def write_added(folder: Path, evidence: tuple[Evidence, ...]) -> int:
+    """In place of what was added before, texts and all: the files beside it are the record's. Its bytes. Raises OSError.
+
+    A watcher may be root: the folder's owner, who alone can look into it, may read this.
+    """
+    return _write(folder / ADDED, [json.dumps(to_json(evidence)).encode("utf-8", "backslashreplace")], mode=0o644)
 
 
 def write_head(folder: Path, incident: Incident) -> int:
@@ -63,7 +74,20 @@ def read(folder: Path) -> Incident:
     head = _head(folder)
     if head is not None:
         incident = dataclasses.replace(incident, count=head.count, closed_at=head.closed_at)
-    return dataclasses.replace(incident, evidence=evidence)
+    return dataclasses.replace(incident, evidence=_with_added(evidence, _added(folder)))
+
+
+def _with_added(evidence: tuple[Evidence, ...], added: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
+    """What the record's own tools told stays; one that could not tell gives way."""
+    more = [said for said in added if not any(own.tool == said.tool and not own.error for own in evidence)]
+    return (*(own for own in evidence if own.tool not in {said.tool for said in more}), *more)
+
+
+def _added(folder: Path) -> tuple[Evidence, ...]:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        if (folder / ADDED).stat().st_size <= MAX_ADDED_BYTES:
+            return tuple(from_json(Evidence, said) for said in json.loads((folder / ADDED).read_bytes()))
+    return ()
 
 
 def read_head(folder: Path) -> Incident:
@@ -115,11 +139,11 @@ def _texts(value: Any) -> Iterator[str]:
         yield json.dumps(to_json(value))
 
 
-def _write(path: Path, data: Iterable[bytes], sync: bool = True) -> int:
+def _write(path: Path, data: Iterable[bytes], sync: bool = True, mode: int = 0o600) -> int:
     draft = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns():x}")
     written = 0
     try:
-        handle = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC, mode)
         try:
             for piece in data:
                 view = memoryview(piece)

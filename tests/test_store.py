@@ -43,6 +43,25 @@ def child(code: str, *arguments: object, **options: object) -> subprocess.Popen[
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload, no-any-return]
 
 
+def test_what_somebody_else_saw_stands_beside_the_record(tmp_path):
+    store, made = Store(tmp_path), numbered(1)
+    made = dataclasses.replace(made, evidence=(*made.evidence, Evidence("ebpf", error="no CAP_BPF")))
+    folder = store.add(made)
+    kernel = Evidence("ebpf", text="\x1b[31mfd 7 waits for 2 s\ud800", data={"connections": [{"fd": 7}]})
+    store.attach(made.id, (kernel, Evidence("py-spy", text="another's view")))
+    store.update(dataclasses.replace(made, count=2))
+    (seen,) = store.list()
+    said = {one.tool: one for one in seen.evidence}
+    assert seen.count == 2 and len(said) == len(seen.evidence) == 3
+    assert (said["ebpf"].data, said["ebpf"].error) == (kernel.data, None) and said["ebpf"].text.startswith(kernel.text[:-1])
+    assert said["py-spy"].text == made.evidence[0].text, "what the record's own tool saw stays"
+    for broken in ("{", "[1]", "null"):
+        (folder / storefiles.ADDED).write_text(broken)
+        assert [one.tool for one in store.load(made.id).evidence] == ["py-spy", "process", "ebpf"]
+    store.attach("20270115T080000999-0003e7", (kernel,))
+    assert len(store.list()) == 1
+
+
 def test_what_goes_in_comes_out(tmp_path):
     store, incident = Store(tmp_path / "new" / "spool"), numbered(1, "stack\nof\nit é")
     folder = store.add(incident)

@@ -19,6 +19,7 @@ from hangwatch.errors import HangwatchError
 from hangwatch.export import Exporters
 from hangwatch.records import Incident
 from hangwatch.store import Store
+from hangwatch.watcher import facts
 from hangwatch.watcher.loops import LoopStall
 from hangwatch.watcher.states import ConnectionStall
 from hangwatch.worker import SAME_SEEN_S, SEEN, alone, same_stall
@@ -80,6 +81,8 @@ class Kept:
             own = self._of_its_agent(incident)
             if own is None:
                 self._add(incident)
+            else:
+                self._add_to(own, incident)
         if own is not None:
             incident = dataclasses.replace(incident, id=own.id)
         self._open[key] = _Open(incident, stall, time.monotonic(), ours=own is None)
@@ -108,6 +111,11 @@ class Kept:
             self._note(f"{error} {error.help_text}")
         except OSError:  # its agent tidies up at this moment
             pass
+
+    def _add_to(self, own: Incident, incident: Incident) -> None:
+        """What the kernel told, beside the agent's record: the agent may rewrite that at any moment, and may not see into the kernel."""
+        with contextlib.suppress(HangwatchError):
+            self.store.attach(own.id, tuple(said for said in incident.evidence if said.tool == facts.TOOL))
 
     def _rewrite(self, entry: _Open) -> None:
         """Not where the worker's agent has made the record its own."""

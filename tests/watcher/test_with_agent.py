@@ -36,7 +36,7 @@ def test_what_the_agent_has_told_goes_by_its_name(tmp_path, path, kind):
         client = Client(service.port).ask(path)
         seen = waits_for(told, lambda i: i.stall.kind == kind)
         assert seen.snapshot.source != "agent"
-        assert {source for source, _ in sources(tmp_path).values()} == {"agent"} and list(sources(tmp_path)) == [seen.id]
+        assert sources(tmp_path) == {seen.id: ("agent", True)}, "and the kernel's facts are added to it"
         client.close()
 
 
