@@ -90,6 +90,9 @@ def alone(folder: Path | None, patience_s: float = 0.5) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
+            # Not by closing alone: a child forked in between has the same file open.
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import signal
 import sys
 import threading
+import time
 
 import pytest
 
@@ -82,6 +86,16 @@ def test_one_looks_and_tells_while_the_other_waits(tmp_path):
         order.append("first")
     waiting.join()
     assert order == ["without", "first", "second"]
+    with worker.alone(tmp_path):
+        forked = os.fork()
+        if not forked:
+            time.sleep(20)
+            os._exit(0)
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the child's copy does not keep it
+    os.close(handle)
+    os.kill(forked, signal.SIGKILL)
+    os.waitpid(forked, 0)
     for nothing in (None, tmp_path / "gone"):
         with worker.alone(nothing):
             pass
