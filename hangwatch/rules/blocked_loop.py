@@ -9,7 +9,7 @@ from hangwatch.records import Finding, Frame, Primitive
 from hangwatch.rules.base import Case
 from hangwatch.rules.frames import application, is_application, is_standard, library_wait, pick, place, spinning, taken_at, where
 from hangwatch.rules.loop_thread import Doing, blocked_loops, samples
-from hangwatch.rules.source import line_of
+from hangwatch.rules.source import is_repeated, line_of
 from hangwatch.rules.words import because, path_sentence, primitive_name, seconds, state_sentence, waiter_name
 
 _ADVICE = {
@@ -71,8 +71,17 @@ def _own(case: Case, doing: Doing) -> list[Frame]:
     """The application's frames of the block, innermost first; where none is on the stack, the library's function that does not return."""
     own = application(doing.frames)
     if doing.what == "cpu" and not (own and is_application(own[0].file)):
-        return [frame for frame in spinning(samples(case, doing)) if not is_standard(frame.file)][:1] or own
+        return _spins(samples(case, doing))[:1] or own
     return own
+
+
+def _spins(stacks: list[tuple[Frame, ...]]) -> list[Frame]:
+    """The frames that stay, innermost first, and before them the one that goes round: below it samples may look alike by chance, for a thread
+    is seen where it gives the GIL away (an endless stream that logs at each step is always in the logger). For libraries only: an
+    application's own loop may rightly go round for ever, and what it called is what does not return."""
+    stay = [frame for frame in spinning(stacks) if not is_standard(frame.file)]
+    round_and_round = next(([frame] for frame in stay if is_repeated(frame)), [])
+    return [*round_and_round, *(frame for frame in stay if frame not in round_and_round)]
 
 
 def _held_by(graph: WaitGraph, primitive: Primitive, holder: str) -> str:
@@ -89,11 +98,11 @@ def _culprit(case: Case, doing: Doing, own: list[Frame], holders: tuple[str, ...
         return pick(application(doing.other)[:3], doing.other[::-1][:1], own[:1])
     stacks = samples(case, doing)
     seen = [frame for stack in stacks for frame in application(stack)[:2] if is_application(frame.file)]
-    stays = [frame for frame in spinning(stacks) if not is_standard(frame.file)]
     if own and is_application(own[0].file):
+        stays = [frame for frame in spinning(stacks) if not is_standard(frame.file)]
         first = [frame for frame in stays if is_application(frame.file)][:2] if doing.what == "cpu" else []
         return pick(first, own[:2], where(case.graph, holders[:2]), taken, seen, stays[:1], doing.frames[::-1][:2], own[2:])
-    return pick(seen, stays[:3], library_wait(doing.frames), doing.frames[::-1][:2])
+    return pick(seen, _spins(stacks)[:3], library_wait(doing.frames), doing.frames[::-1][:2])
 
 
 def _title(doing: Doing, cause: str, own: list[Frame], names: list[str]) -> str:

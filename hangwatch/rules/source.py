@@ -53,6 +53,15 @@ def _function(frame: Frame) -> ast.AST | None:
     return max(around, key=lambda node: node.lineno, default=None)
 
 
+def is_repeated(frame: Frame) -> bool:
+    """The line is within a ``while`` or an ``async for``: what it calls may return, and the frame not. A plain ``for`` comes to its end."""
+    function = _function(frame)
+    return any(
+        isinstance(node, (ast.While, ast.AsyncFor)) and node.lineno <= frame.line <= (node.end_lineno or 0)
+        for node in (ast.walk(function) if function is not None else ())
+    )
+
+
 def calls_in(frame: Frame) -> frozenset[str]:
     """Names of the methods and functions that the frame's function calls anywhere: ``{"wait", "set", "get"}``."""
     function = _function(frame)

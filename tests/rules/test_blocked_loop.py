@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from hangwatch.records import Evidence
-from hangwatch.rules import RULES, blocked_loop_cpu, blocked_loop_io, blocked_loop_lock, cpu_starved, gc_pause, gil_held
+from hangwatch.records import Evidence, Frame
+from hangwatch.rules import RULES, blocked_loop, blocked_loop_cpu, blocked_loop_io, blocked_loop_lock, cpu_starved, gc_pause, gil_held
+from hangwatch.rules.source import is_repeated
 from tests.cases import LOOP_THREAD, NOW, Scene, blocked_case, frame
 
 LOOP_RULES = (blocked_loop_cpu, blocked_loop_io, blocked_loop_lock, cpu_starved, gc_pause, gil_held)
@@ -215,6 +216,36 @@ def test_of_a_loop_that_spins_the_function_that_does_not_return_is_told_and_not_
     finding = found["blocked-loop-cpu"]
     assert [frame.function for frame in finding.culprit[:2]] == ["frames", "stream_response"]
     assert "stream_response" in finding.title
+
+
+STREAM = """
+async def stream(body, send):
+    await send("begin")
+    async for chunk in body:
+        await send(
+            chunk)
+
+async def sender(chunk):
+    for part in chunk:
+        def later():
+            while True:
+                part.ready()
+        part.write()
+"""
+
+
+def test_of_looks_that_are_all_alike_the_frame_that_goes_round_is_told(tmp_path):
+    file = tmp_path / "site-packages" / "stream.py"
+    file.parent.mkdir()
+    file.write_text(STREAM)
+    at = {(name, line): Frame(str(file), line, name) for name, line in (("stream", 3), ("stream", 6), ("sender", 13), ("later", 12))}
+    repeated = [place for place, one in at.items() if is_repeated(one)]
+    assert repeated == [("stream", 6), ("later", 12)]
+    assert not is_repeated(Frame(str(tmp_path / "gone.py"), 3, "stream"))
+    stack = (at["stream", 6], at["sender", 13], Frame("/usr/lib/python3.12/logging/__init__.py", 9, "emit"))
+    assert [one.function for one in blocked_loop._spins([stack, stack])] == ["stream", "sender"]
+    stack = (at["stream", 3], *stack[1:])
+    assert [one.function for one in blocked_loop._spins([stack, stack])] == ["sender", "stream"]
 
 
 def test_what_all_looks_share_comes_before_where_one_of_them_happened_to_be():
