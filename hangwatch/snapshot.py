@@ -213,6 +213,8 @@ class _Looker:
         found = recognise.NOTHING if asleep else recognise.wait_of(chain, self.desk, thread_id, None, facts)
         if found.sighting is None and chain and not asleep:
             found = replace(found, sighting=threads.called(chain[-1], self.desk) or (None if is_loop else calls.in_a_call(view)))
+        if found.sighting is not None and threads.takes_its_own(thread_id, found.sighting):
+            found = recognise.NOTHING
         recognise.requests_of(chain, self.desk, thread_id, None, facts)
         waits_on = self._note(thread_id, chain, found, facts)
         self.threads[thread_id] = Thread(

@@ -12,8 +12,10 @@ import time
 
 from hangwatch import integrations, snapshot
 from hangwatch.graph import WaitGraph
-from hangwatch.integrations.base import Spot
+from hangwatch.integrations import threads
+from hangwatch.integrations.base import Sighting, Spot
 from hangwatch.reading.live import LiveReader
+from hangwatch.reading.live_objects import LiveObject
 from hangwatch.records import SCHEMA, Act, Connection, Request, Snapshot, from_json, to_json
 from hangwatch.snapshot import take
 from tests.parked import awaited, in_thread, look_at, task, thread, waits_of
@@ -125,6 +127,24 @@ def test_a_loop_that_woke_while_it_was_looked_at_is_not_said_to_sleep():
     asyncio_loop.close()
     assert task(seen, "waits").state == "ready"
     assert not next(loop for loop in seen.loops if loop.id == task(seen, "waits").loop_id).asleep
+
+
+def test_nobody_waits_for_his_own_rlock(monkeypatch):
+    """A thread that takes and gives it all the time: its stack is of one moment, the call it is in of another."""
+    lock, done = threading.RLock(), threading.Event()
+
+    def works():
+        with lock:
+            done.wait(20)
+
+    for name in ("mine", "another's"):
+        threading.Thread(target=works if name == "mine" else lambda: done.wait(20), name=name, daemon=True).start()
+    monkeypatch.setattr(snapshot.recognise, "wait_of", lambda *_: snapshot.recognise.NOTHING)
+    monkeypatch.setattr(threads, "called", lambda frame, desk: Sighting(threads.lock_primitive(LiveObject(lock), desk), "acquire"))
+    seen = look_at(lambda: {"waits": asyncio.Event().wait()})
+    done.set()
+    assert thread(seen, "mine").waits_on is None
+    assert thread(seen, "another's").waits_on == awaited(seen, thread(seen, "another's")).id
 
 
 def test_who_could_set_an_event_is_named():

@@ -279,6 +279,11 @@ def called(frame: FrameView, desk: Desk) -> Sighting | None:
     return None
 
 
+def takes_its_own(thread_id: str, sighting: Sighting) -> bool:
+    """An RLock that it has already, which never waits: a thread in motion, whose stack and whose call were read at different moments."""
+    return sighting.op == "acquire" and sighting.primitive.kind == "thread-lock" and thread_id in sighting.primitive.holders
+
+
 WAITS = (
     Spot(_THREADING, "wait", _threading_wait, target="threading:Condition.wait"),
     Spot(_THREADING, "acquire", _semaphore, target="threading:Semaphore.acquire"),

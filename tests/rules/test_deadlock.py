@@ -1,5 +1,7 @@
+import pytest
+
 from hangwatch.rules import deadlock
-from tests.cases import Scene
+from tests.cases import NOW, Scene, frame
 
 
 def crossed():
@@ -44,6 +46,16 @@ def test_threads_and_tasks_and_tokens():
     assert finding.confidence == "proved"
     assert {frame.function for frame in finding.culprit} >= {"quote", "audit"}
     assert "pool of its own" in finding.advice
+
+
+@pytest.mark.parametrize(("before", "found"), [("logging/__init__.py:Handler.release", 0), ("logging/__init__.py:Handler.acquire", 1)])
+def test_a_thread_that_moves_is_in_no_deadlock(before, found):
+    scene = Scene()
+    lock = scene.primitive("thread-lock", "threading.Lock")
+    thread = scene.thread("worker", ["app.py:work:3", before], lock, [lock])
+    earlier = scene.snapshot(at_ns=NOW - 300_000_000)
+    scene.change(thread, frames=tuple(map(frame, ["app.py:work:3", "logging/__init__.py:Handler.acquire"])))
+    assert len(list(deadlock.check(scene.case(thread, earlier=earlier)))) == found
 
 
 def test_a_holder_that_was_not_seen_makes_it_likely_only():

@@ -34,6 +34,8 @@ _BROKEN = (Unreadable, struct.error, OverflowError)
 _ATTEMPTS = 12
 _PART_ATTEMPTS = 60
 _EMPTY_ATTEMPTS = 4
+#: Of a thread that calls and returns all the time, as one that logs in an endless loop, a third of the readings hold together.
+_STACK_ATTEMPTS = 40
 #: CPU time that a thread must have used for "it stands at one instruction" to mean anything: some slices of the scheduler.
 _COMPUTED_NS = 20_000_000
 #: And in this share of the time: one that hardly gets a CPU is seen where it was taken off it, which for a busy server is always the same call.
@@ -140,15 +142,18 @@ class RemoteReader:
     def _whole(self, inside: frozenset[int]) -> list[ThreadState]:
         """The threads, once more while a stack comes out torn: one that spins calls and returns faster than its frames are followed.
 
-        No frame at all may be such a moment too, or a thread that is in no Python code: some readings tell.
+        No frame at all may be such a moment too, or a thread that is in no Python code: some readings tell, and whether it runs.
         """
         threads = self._steadily(lambda: thread_states(self.codes, self.roots, inside))
-        for attempt in range(_ATTEMPTS):
-            if all(state.complete and (state.frames or attempt >= _EMPTY_ATTEMPTS) for state in threads):
+        for attempt in range(_STACK_ATTEMPTS):
+            if all(state.complete and (state.frames or (attempt >= _EMPTY_ATTEMPTS and not self._runs(state))) for state in threads):
                 break
             self._forget()
             threads = self._steadily(lambda: thread_states(self.codes, self.roots, inside))
         return threads
+
+    def _runs(self, state: ThreadState) -> bool:
+        return self.side.call_name(self.side.outside_ids().get(state.inside_id, state.inside_id)) == "running"
 
     def _steadily(self, part: Callable[[], _T]) -> _T:
         """What ``part`` reads, from fresh memory again as long as it comes out torn."""
