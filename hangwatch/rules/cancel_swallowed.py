@@ -29,15 +29,18 @@ def _judge(case: Case, task: Task) -> Iterator[Finding]:
         return  # it was told only just now
     again = before is not None and task.cancelling > before.cancelling
     went_on = before is not None and (task.frames, task.waits_on) != (before.frames, before.waits_on)
-    yield _finding(case, task, again, went_on)
+    yield _finding(case, task, before, again, went_on)
 
 
-def _finding(case: Case, task: Task, again: bool, went_on: bool) -> Finding:
+def _finding(case: Case, task: Task, before: Task | None, again: bool, went_on: bool) -> Finding:
     graph = case.graph
     waiters = sorted(graph.behind(task.id) - {task.id})
     direct = [w for p in graph.held_by(task.id) for w in graph.waiters(p)]
     name = waiter_name(graph, task.id)
-    catchers = [(frame, line) for frame in application(task.frames) if (line := catches_cancel(frame)) is not None]
+    # One that is cancelled again and again moves all the time: what one look missed of its stack, the other may have.
+    stacks = [application(frames) for frames in (task.frames, before.frames if before is not None else ())]
+    own = [frame for frames in stacks for frame in frames]
+    catchers = list({(frame.file, line): (frame, line) for frame in own if (line := catches_cancel(frame)) is not None}.values())
     times = f"{task.cancelling} times" if task.cancelling > 1 else "once"
     return Finding(
         cause="cancel-swallowed",
@@ -49,7 +52,9 @@ def _finding(case: Case, task: Task, again: bool, went_on: bool) -> Finding:
             "It went on to another place between the two looks." if went_on else "",
             [f"{place(frame)} catches the cancellation (line {line}) and does not raise it again." for frame, line in catchers[:2]],
         ),
-        culprit=pick(_lines(catchers), where(graph, direct[:2]), where(graph, [task.id], depth=3), waits_in(graph, [task.id])),
+        culprit=pick(
+            _lines(catchers), where(graph, direct[:2]), stacks[1][:1], where(graph, [task.id], depth=3), waits_in(graph, [task.id])
+        ),
         subjects=(task.id, *waiters[:20]),
         confidence="likely" if again or went_on or catchers or task.cancelling > 1 or direct else "suspected",
         advice="Catch Exception, not BaseException, around what may be cancelled, and raise CancelledError again; before Python 3.12 wait_for() itself may drop a cancellation that comes with the result.",
