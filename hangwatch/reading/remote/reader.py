@@ -186,6 +186,7 @@ class RemoteReader:
                 if not task.pending():
                     continue
                 task.read(threads)
+                task.moving = task.unplaced
             except _BROKEN:
                 task.moving = True
             tasks.append(task)
@@ -205,8 +206,7 @@ class RemoteReader:
         suspects = [task for task in tasks if (task.moving or not task.running) and self._earlier.get(task.id) is not task]
         moving = [task for task, agrees in zip(suspects, still_true(self.memory, suspects), strict=True) if task.moving or not agrees]
         gone = {id(task) for task in moving if not self._again(task, threads)}
-        still = sum(task.moving for task in moving)
-        if still:
+        if still := sum(task.moving for task in moving):
             self.gaps.append(f"{still} task(s) ran while they were read: what is shown of them is of different moments")
         if moving:
             self.heap.drop()
@@ -216,16 +216,18 @@ class RemoteReader:
         """Reads one task until the next moment agrees; False when it is done by now."""
         for _ in range(_ATTEMPTS):
             self.heap.drop(small=True)
-            task.moving = True
+            task.moving, task.unplaced = True, False
             try:
                 if not task.pending():
                     return False
                 task.read(threads)
-                if task.running or still_true(self.memory, [task])[0]:
+                if not task.unplaced and (task.running or still_true(self.memory, [task])[0]):
                     task.moving = False
                     return True
             except _BROKEN:
                 continue
+        # One that runs all the time on no thread's stack stands in a greenlet: nothing of it moves.
+        task.moving = not task.unplaced
         return True
 
     def tasks(self) -> list[RemoteTask]:

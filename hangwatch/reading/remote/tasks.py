@@ -25,13 +25,15 @@ _LAST_STATE: Final = 2
 class RemoteTask:
     """One task. ``moving``: it could not be read at one moment."""
 
-    __slots__ = ("_awaits", "_codes", "_fields", "_frames", "_id", "_marks", "_view", "moving", "running")
+    __slots__ = ("_awaits", "_codes", "_fields", "_frames", "_id", "_marks", "_view", "moving", "running", "unplaced")
 
     def __init__(self, codes: Codes, address: int, running: bool) -> None:
         self._codes = codes
         self._id = address
         self.running = running
         self.moving = False
+        #: it runs, and is on no thread's stack: the stacks are of another moment
+        self.unplaced = False
         self._frames: list[RemoteFrame] = []
         self._marks: list[tuple[int, bytes]] = []
         self._view = RemoteObject(codes, address)
@@ -89,11 +91,10 @@ class RemoteTask:
         coroutine = self._field(layout.task_coro) if self._fields else self._attribute("_coro")
         self._awaits = self._field(layout.task_waiter) if self._fields else self._attribute("_fut_waiter")
         self._frames = chain(self._codes, coroutine.id)[0] if coroutine is not None else []
-        if self._frames and self._frames[-1].state == RUNNING:
-            self._frames += _inner_frames(self._frames[-1], threads)
-            self.running = True
-        else:
-            self.running = False
+        self.running = bool(self._frames) and self._frames[-1].state == RUNNING
+        inner = _inner_frames(self._frames[-1], threads) if self.running else []
+        self.unplaced = inner is None
+        self._frames += inner or ()
         self._marks = list(self._mark())
 
     def _mark(self) -> Iterator[tuple[int, bytes]]:
@@ -157,13 +158,13 @@ class RemoteTask:
         return RemoteObject(self._codes, address) if address else None
 
 
-def _inner_frames(last: RemoteFrame, threads: Sequence[ThreadState]) -> list[RemoteFrame]:
-    """What lies above this coroutine's frame on the stack of the thread that runs it."""
+def _inner_frames(last: RemoteFrame, threads: Sequence[ThreadState]) -> list[RemoteFrame] | None:
+    """What lies above this coroutine's frame on the stack of the thread that runs it; None when it is on none."""
     for thread in threads:
         for place, frame in enumerate(thread.frames):
             if frame.address == last.address:
                 return thread.frames[place + 1 :]
-    return []
+    return None
 
 
 def _in_context(heap: Heap, context: int, variable: str) -> int:
