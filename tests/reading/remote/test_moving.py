@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hangwatch.errors import CannotLook
+from tests.processes import until
 from tests.reading.remote.target import VERSIONS, needs_ptrace, python_of, reader_of, target
 
 pytestmark = needs_ptrace
@@ -63,3 +64,18 @@ def test_a_parked_task_among_moving_ones_is_read_right(version):
             parked = [task for task in reader.tasks() if task.name == "parked"]
             assert [[frame.name for frame in task.frames()] for task in parked] == [["wait"]]
             assert not any(task.id in reader.moved() for task in parked)
+
+
+def test_a_running_task_stands_on_the_stack_of_a_thread():
+    """Else the stacks are of another moment, and the task is read again; one that is on none however often (a greenlet's) is no task in motion."""
+    with target(python_of("3.11"), "blocked.py", "spin") as (pid, _):
+        reader = reader_of(pid)
+        until(lambda: reader.refresh() or any(task.running for task in reader.tasks()))
+        (task,) = [task for task in reader.tasks() if task.running]
+        whole = [frame.name for frame in task.frames()]
+        assert not task.unplaced and not task.moving
+        task.read([])
+        assert task.running and task.unplaced and len(task.frames()) < len(whole)
+        assert reader._again(task, []) and not task.moving
+        assert reader._again(task, reader._thread_states()) and not task.unplaced
+        assert [frame.name for frame in task.frames()] == whole
