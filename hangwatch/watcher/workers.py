@@ -18,6 +18,8 @@ from hangwatch.kernel import files
 RESCAN_S = 2.0
 #: Of all that run, those that are over sooner are left alone: to look into each of a build's thousand processes costs more than it tells.
 YOUNG_S = 2.0
+#: What is no Python is looked at again after this long.
+OTHERS_S = 60.0
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK") or 100
 #: Reasons of `permissions.why_not` for which a process is no Python worker; for the others it is one that cannot be read.
 _NO_WORKER = frozenset(("not-python", "kernel-thread", "zombie", "gone", "hidden", "32-bit", "pypy"))
@@ -51,16 +53,25 @@ class Roster:
         self.choice = choice
         self.workers: dict[int, Worker] = {}
         self._seen: dict[int, str] = {}
+        #: Processes without Python, until `_forget_at_s`: a library may be loaded later.
+        self._others: dict[int, str] = {}
+        self._forget_at_s = 0.0
+        #: Who is who during one scan.
+        self._now: dict[int, str] = {}
 
     def rescan(self) -> tuple[list[Worker], list[Worker]]:
         """Those that came and those that went since the last time. Never raises."""
+        self._now.clear()
+        if time.monotonic() > self._forget_at_s:
+            self._others.clear()
+            self._forget_at_s = time.monotonic() + OTHERS_S
         wanted = self._wanted()
-        gone = [worker for pid, worker in self.workers.items() if pid not in wanted or _identity(pid) != worker.start]
+        gone = [worker for pid, worker in self.workers.items() if pid not in wanted or self._identity(pid) != worker.start]
         for worker in gone:
             del self.workers[worker.pid]
         came = []
         for pid in wanted:
-            identity = _identity(pid)
+            identity = self._identity(pid)
             if pid in self.workers or not identity or self._seen.get(pid) == identity:
                 continue
             found = _worker(pid, identity)
@@ -88,10 +99,20 @@ class Roster:
     def _is_candidate(self, pid: int) -> bool:
         if self.choice.containers and not _in_container(pid, self.choice.containers):
             return False
-        identity = _identity(pid)
+        identity = self._identity(pid)
         if pid in self.workers or self._seen.get(pid) == identity:
             return True
-        return _age_s(identity) >= YOUNG_S and looks_like_python(pid)
+        if self._others.get(pid) == identity or _age_s(identity) < YOUNG_S:
+            return False
+        found = looks_like_python(pid)
+        if not found:
+            self._others[pid] = identity
+        return found
+
+    def _identity(self, pid: int) -> str:
+        if pid not in self._now:
+            self._now[pid] = _identity(pid)
+        return self._now[pid]
 
 
 def looks_like_python(pid: int) -> bool:
