@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, Final
 
@@ -37,6 +37,21 @@ LAG: Final = 4
 def own_sleeps() -> int:
     """How often this thread went to sleep. A wait for the GIL counts one every switch interval (``take_gil`` in CPython's ceval_gil)."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
+def collector_of(ledger: Ledger) -> dict[str, Any]:
+    """Where the garbage collection was begun that took so long; nothing where that is not known."""
+    place = ledger.collector
+    return {} if place is None else {"collector": {"native_id": place[0], "frames": stack_at(place)}}
+
+
+def with_collector(evidence: Iterable[Evidence], ledger: Ledger) -> tuple[Evidence, ...]:
+    """Collections follow each other, and the first that was noticed may have been nobody's: one of everything that has ended since then tells
+    where they come from. What the watchdog knew itself stays."""
+    return tuple(
+        replace(said, data={**collector_of(ledger), **said.data}) if said.tool == "watchdog" and said.data.get("gc_ms") else said
+        for said in evidence
+    )
 
 
 @dataclass(slots=True)
@@ -256,9 +271,7 @@ class Watchdog:
         ]
 
     def _collector(self, gc_ms: int) -> dict[str, Any]:
-        """Where the garbage collection was begun that took so long."""
-        place = self.ledger.collector
-        return {"collector": {"native_id": place[0], "frames": stack_at(place)}} if gc_ms and place is not None else {}
+        return collector_of(self.ledger) if gc_ms else {}
 
     def _loop_limit_ns(self, pulse: Pulse, limit_ns: int) -> int:
         """Importing the application and loading its models blocks the loop before it serves anybody: that is start-up, not a stall."""
