@@ -173,7 +173,7 @@ class LiveReader:
             if loop is not None:
                 found.setdefault(id(loop), (loop, None))
         threads = active_threads()
-        return [loop_view(loop, ident, frames, threads) for loop, ident in found.values()]
+        return [loop_view(loop, ident, threads) for loop, ident in found.values()]
 
     # tasks
 

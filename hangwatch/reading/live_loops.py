@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import types
 from collections.abc import Iterator, Mapping
@@ -20,13 +21,12 @@ _POLLS: Final = frozenset(("epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", 
 class LiveLoop:
     """A `LoopView`."""
 
-    __slots__ = ("_innermost", "_native_id", "loop", "thread_ident")
+    __slots__ = ("_native_id", "loop", "thread_ident")
 
-    def __init__(self, loop: Any, thread_ident: int | None, native_id: int | None, innermost: types.FrameType | None) -> None:
+    def __init__(self, loop: Any, thread_ident: int | None, native_id: int | None) -> None:
         self.loop = loop
         self.thread_ident = thread_ident
         self._native_id = native_id
-        self._innermost = innermost
 
     @property
     def id(self) -> int:
@@ -43,7 +43,9 @@ class LiveLoop:
         if self._native_id is None:
             return None
         called = procfs.thread_call_name(os.getpid(), self._native_id)
-        in_select = self._innermost is not None and self._innermost.f_code.co_filename.endswith("selectors.py")
+        # Of this moment as well: time.sleep of Python 3.10 is a select too.
+        innermost = sys._current_frames().get(self.thread_ident) if self.thread_ident is not None else None
+        in_select = innermost is not None and innermost.f_code.co_filename.endswith("selectors.py")
         if called is None:
             return in_select if self.kind == "asyncio" else None
         return called in _POLLS and (in_select or self.kind != "asyncio")
@@ -66,14 +68,14 @@ def active_threads() -> dict[int, Any]:
     return dict(active) if type(active) is dict else {}
 
 
-def loop_view(loop: Any, ident: int | None, frames: Mapping[int, types.FrameType], threads: Mapping[int, Any]) -> LiveLoop:
+def loop_view(loop: Any, ident: int | None, threads: Mapping[int, Any]) -> LiveLoop:
     own = field(loop, "_thread_id")
     if type(own) is int:
         ident = own
     elif isinstance_c(loop, asyncio.BaseEventLoop):
         ident = None  # it says itself that it is not running
     native_id = field(threads.get(ident), "_native_id") if ident is not None else None
-    return LiveLoop(loop, ident, native_id if type(native_id) is int else None, frames.get(ident) if ident is not None else None)
+    return LiveLoop(loop, ident, native_id if type(native_id) is int else None)
 
 
 #: Frames that run a loop: file's end and function -> the local that is it, and the attribute of that local, if it is not itself.
