@@ -206,7 +206,7 @@ class Reporter:
                 alarm.pulse.blocked = False
             return
         stacks = samples.stacks(alarm.pulse.mark, second) if alarm.pulse is not None and not alarm.over else ()
-        evidence = (*with_collector(alarm.evidence, self.ledger), *collection.gather(), *stacks)
+        evidence = (*with_collector(alarm.evidence, self.ledger, alarm.stall.since_ns), *collection.gather(), *stacks)
         known = self._tell(alarm.stall, second, None if alarm.over else first, evidence, 1)
         if alarm.over or (alarm.pulse is not None and not alarm.pulse.blocked):  # it came back before there was anything to close
             self.book.close(known)

@@ -39,17 +39,20 @@ def own_sleeps() -> int:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
-def collector_of(ledger: Ledger) -> dict[str, Any]:
-    """Where the garbage collection was begun that took so long; nothing where that is not known."""
+def collector_of(ledger: Ledger, since_ns: int) -> dict[str, Any]:
+    """Where the garbage collection was begun that took so long and ended after ``since_ns``; nothing where that is not known. What ended
+    before says nothing of one that still runs."""
     place = ledger.collector
-    return {} if place is None else {"collector": {"native_id": place[0], "frames": stack_at(place)}}
+    if place is None or not ledger.pauses or ledger.pauses[-1][0] < since_ns:
+        return {}
+    return {"collector": {"native_id": place[0], "frames": stack_at(place)}}
 
 
-def with_collector(evidence: Iterable[Evidence], ledger: Ledger) -> tuple[Evidence, ...]:
+def with_collector(evidence: Iterable[Evidence], ledger: Ledger, since_ns: int) -> tuple[Evidence, ...]:
     """Collections follow each other, and the first that was noticed may have been nobody's: one of everything that has ended since then tells
     where they come from. What the watchdog knew itself stays."""
     return tuple(
-        replace(said, data={**collector_of(ledger), **said.data}) if said.tool == "watchdog" and said.data.get("gc_ms") else said
+        replace(said, data={**collector_of(ledger, since_ns), **said.data}) if said.tool == "watchdog" and said.data.get("gc_ms") else said
         for said in evidence
     )
 
@@ -220,7 +223,8 @@ class Watchdog:
             "over": rests,
             "threads": stacks,
         }
-        data.update(self._collector(data["gc_ms"]))
+        if data["gc_ms"]:
+            data.update(collector_of(self.ledger, time.monotonic_ns() - late_ns))
         return Evidence("watchdog", text=f"The watchdog's own thread could not run for {late_ms} ms.", data=data)
 
     # loops
@@ -265,13 +269,11 @@ class Watchdog:
         if 2 * late_ns < now_ns - since_ns and not gc_ns:
             return []
         data: dict[str, Any] = {"late_ms": round(late_ns / 1e6) if 2 * late_ns >= now_ns - since_ns else 0, "gc_ms": round(gc_ns / 1e6)}
-        data.update(self._collector(data["gc_ms"]))
+        if data["gc_ms"]:
+            data.update(collector_of(self.ledger, since_ns))
         return [
             Evidence("watchdog", text=f"Garbage collections took {data['gc_ms']} ms; this thread was {data['late_ms']} ms late.", data=data)
         ]
-
-    def _collector(self, gc_ms: int) -> dict[str, Any]:
-        return collector_of(self.ledger) if gc_ms else {}
 
     def _loop_limit_ns(self, pulse: Pulse, limit_ns: int) -> int:
         """Importing the application and loading its models blocks the loop before it serves anybody: that is start-up, not a stall."""

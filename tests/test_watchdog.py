@@ -222,16 +222,19 @@ def test_a_slow_start_a_background_task_and_an_idle_service_are_silent(tmp_path)
 def test_who_collects_is_known_once_a_collection_of_everything_has_ended(watchdog):
     first = Evidence("watchdog", data={"gc_ms": 1374, "late_ms": 1267})
     others = (Evidence("process", data={}), Evidence("watchdog", data={"gc_ms": 0}))
-    assert with_collector((first, *others), watchdog.ledger) == (first, *others)
+    begun_ns = time.monotonic_ns()
+    assert with_collector((first, *others), watchdog.ledger, begun_ns) == (first, *others)
     watch = watchdog.ledger.gc_watcher()
     watch("start", {"generation": 2})
     time.sleep(0.021)
     watch("stop", {"generation": 2})
-    told, *rest = with_collector((first, *others), watchdog.ledger)
+    told, *rest = with_collector((first, *others), watchdog.ledger, begun_ns)
     assert told.data["collector"]["frames"][-1]["function"].startswith("test_who_collects") and told.data["gc_ms"] == 1374
     assert tuple(rest) == others
     known = Evidence("watchdog", data={"gc_ms": 9, "collector": {"frames": []}})
-    assert with_collector((known,), watchdog.ledger) == (known,)
+    assert with_collector((known,), watchdog.ledger, begun_ns) == (known,)
+    # One that ended before the silence began says nothing of it.
+    assert with_collector((first,), watchdog.ledger, time.monotonic_ns()) == (first,)
 
 
 @pytest.mark.parametrize(("sleeps", "stopped"), [(1, True), (240, False)])

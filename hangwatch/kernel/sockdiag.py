@@ -121,7 +121,7 @@ def connections(asking: socket.socket, local_ports: Collection[int] | None = Non
 
     With ``quiet_ms`` only those on which something is open that long: data came and none went after it, or is not acknowledged.
     However many ports: the kernel goes through its whole table of connections once, which is what a question costs (2 ms for
-    the 262,144 chains of a machine with 32 GB, whoever is connected).
+    262,144 chains, on the machine of README's table, whoever is connected).
     """
     ports = sorted(set(local_ports or ()))
     wanted = [b""] if local_ports is None else [_only(ports[at : at + MAX_PORTS]) for at in range(0, len(ports), MAX_PORTS)]

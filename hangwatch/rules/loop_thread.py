@@ -174,7 +174,7 @@ def _gil(case: Case, loop: Loop, thread: Thread | None, frames: tuple[Frame, ...
     if late_ms * 1e6 < max(case.stall.limit_ns // 2, 200_000_000):
         return None
     facts = [f"The watchdog's own thread could not run for {late_ms:.0f} ms: something kept the GIL."]
-    if watchdog is not None and watchdog.data.get("over"):
+    if watchdog is not None and watchdog.data.get("over") and witness(case, "faulthandler", thread) is None:
         facts.append("It was over before a stack of it could be taken.")
         frames = ()
     owner, stack = _gil_owner(case, thread, frames)

@@ -107,6 +107,14 @@ def test_the_gil_was_kept_and_nobody_saw_by_whom(now):
     assert "another thread" not in found["gil-held"].title and any("before a stack" in line for line in found["gil-held"].because)
 
 
+def test_who_was_seen_in_time_is_told_though_it_was_over():
+    late = Evidence("watchdog", data={"late_ms": 8000.0, "over": True})
+    frames = [dataclasses.asdict(frame(place)) for place in (*RUNNING, "app.py:contact:3")]
+    dump = Evidence("faulthandler", data={"threads": [{"native_id": 1, "frames": frames}]})
+    found = blocked(["asyncio/base_events.py:BaseEventLoop._run_once", "selectors.py:EpollSelector.select"], evidence=[late, dump])
+    assert found["gil-held"].culprit[0].function == "contact" and "is inside native code" in found["gil-held"].title
+
+
 def test_the_collectors_flag_was_read_from_outside():
     read = Evidence("gc", "The interpreter was collecting garbage in 90 % of 20 readings.", {"share": 0.9, "readings": 20, "owner": 1})
     found = blocked([*RUNNING, "app.py:free:28"], share=1.0, evidence=[read])
