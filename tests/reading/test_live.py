@@ -17,6 +17,7 @@ import weakref
 
 import pytest
 
+from hangwatch.reading import reach
 from hangwatch.reading.live import LiveReader
 from hangwatch.reading.live_frames import suspended
 from hangwatch.reading.live_objects import MAX_REFERENTS, LiveObject, referents
@@ -679,6 +680,15 @@ def test_find_gives_what_an_id_was_given_for():
 GLOBAL_EVENT = []
 
 
+@pytest.fixture
+def unhurried(monkeypatch):
+    """The search gives up, with None, after its time or its number of objects. A test process among others, with the heap of a thousand tests
+    behind it, may need more than a service is made to pay."""
+    monkeypatch.setattr(reach, "TIME_LIMIT_NS", 60_000_000_000)
+    monkeypatch.setattr(reach, "OBJECT_LIMIT", 100_000_000)
+
+
+@pytest.mark.usefixtures("unhurried")
 def test_reachability_tells_the_forgotten_event_from_the_remembered_one():
     def make():
         remembered = asyncio.Event()
@@ -696,6 +706,17 @@ def test_reachability_tells_the_forgotten_event_from_the_remembered_one():
     assert look_at(make, read) == {"forgotten": False, "remembered": True}
 
 
+def test_a_search_that_takes_too_long_says_nothing(monkeypatch):
+    monkeypatch.setattr(reach, "TIME_LIMIT_NS", 0)
+
+    def read(reader):
+        (task,) = [task for task in reader.tasks() if task.name == "forgotten"]
+        return reader.reachable_from_live(task.frames()[0].local("self"), [task])
+
+    assert look_at(lambda: {"forgotten": asyncio.Event().wait()}, read) is None
+
+
+@pytest.mark.usefixtures("unhurried")
 def test_a_task_that_can_be_woken_opens_the_door_to_what_it_would_set():
     def make():
         first, second = asyncio.Event(), asyncio.Event()
