@@ -2,7 +2,7 @@
 # make test   all tests, on every interpreter present
 # make integration   the slow stage: a real OpenTelemetry Collector, Prometheus and Alertmanager between a service that hangs and a pager
 # make vm     the slowest stage: other kernels and arm64, emulated (VM='-k arm64-6.1' for one)
-# make check  types, lint, floors
+# make check  types, lint, floors and sizes
 # make bench  what it costs, paired, as ratios
 # make soak   ten minutes of healthy services under `hangwatch watch`: nothing may be told; what it cost
 # make corpus the real hangs: how many are explained
@@ -53,6 +53,7 @@ check: $(VENV)/ready
 	$(BIN)/ruff format --check hangwatch tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_floors.py
 
 fmt: $(VENV)/ready
 	$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q hangwatch tests

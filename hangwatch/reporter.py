@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hangwatch import samples, worker
+from hangwatch import lateness, samples, worker
 from hangwatch.casebook import Casebook, Open, stall_now, sureness
 from hangwatch.config import Config
 from hangwatch.ledger import Follow, Ledger
@@ -27,7 +27,7 @@ from hangwatch.stacktimer import StackTimer
 from hangwatch.strays import Strays
 from hangwatch.sweep import Sweep
 from hangwatch.tools import Tools
-from hangwatch.watchdog import Alarm, with_collector
+from hangwatch.watchdog import Alarm
 
 if TYPE_CHECKING:
     from hangwatch.export import Exporters
@@ -206,7 +206,7 @@ class Reporter:
                 alarm.pulse.blocked = False
             return
         stacks = samples.stacks(alarm.pulse.mark, second) if alarm.pulse is not None and not alarm.over else ()
-        evidence = (*with_collector(alarm.evidence, self.ledger, alarm.stall.since_ns), *collection.gather(), *stacks)
+        evidence = (*lateness.with_collector(alarm.evidence, self.ledger, alarm.stall.since_ns), *collection.gather(), *stacks)
         known = self._tell(alarm.stall, second, None if alarm.over else first, evidence, 1)
         if alarm.over or (alarm.pulse is not None and not alarm.pulse.blocked):  # it came back before there was anything to close
             self.book.close(known)

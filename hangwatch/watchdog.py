@@ -7,19 +7,16 @@ application can hold and wakes no loop: waking heals the very bugs that are look
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from types import FrameType
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from hangwatch import stalls
+from hangwatch import lateness, stalls
 from hangwatch.config import Config
-from hangwatch.heartbeat import Pulse, at_rest, innermost_frames, stack_at, stack_of
+from hangwatch.heartbeat import Pulse, at_rest, innermost_frames, stack_of
 from hangwatch.integrations import uvicorn_hooks
 from hangwatch.ledger import Follow, Ledger, Phase
 from hangwatch.records import FOREVER, Evidence, Stall
@@ -32,29 +29,6 @@ LOOK_AGAIN_NS: Final = 1_000_000_000
 GRACE_NS: Final = 1_000_000_000
 #: A turn of the loop that takes this many limits is a stall though its callbacks move on: nobody is served within a turn.
 LAG: Final = 4
-
-
-def own_sleeps() -> int:
-    """How often this thread went to sleep. A wait for the GIL counts one every switch interval (``take_gil`` in CPython's ceval_gil)."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-
-
-def collector_of(ledger: Ledger, since_ns: int) -> dict[str, Any]:
-    """Where the garbage collection was begun that took so long and ended after ``since_ns``; nothing where that is not known. What ended
-    before says nothing of one that still runs."""
-    place = ledger.collector
-    if place is None or not ledger.pauses or ledger.pauses[-1][0] < since_ns:
-        return {}
-    return {"collector": {"native_id": place[0], "frames": stack_at(place)}}
-
-
-def with_collector(evidence: Iterable[Evidence], ledger: Ledger, since_ns: int) -> tuple[Evidence, ...]:
-    """Collections follow each other, and the first that was noticed may have been nobody's: one of everything that has ended since then tells
-    where they come from. What the watchdog knew itself stays."""
-    return tuple(
-        replace(said, data={**collector_of(ledger, since_ns), **said.data}) if said.tool == "watchdog" and said.data.get("gc_ms") else said
-        for said in evidence
-    )
 
 
 @dataclass(slots=True)
@@ -97,8 +71,7 @@ class Watchdog:
         self._phases: dict[int, tuple[Phase, str]] = {}
         self._least_ns = stalls.least_limit_ns(config)
         self._last_ns = 0
-        self._cpu_ns = 0
-        self._sleeps = 0
+        self._used = lateness.Used(0, 0)
         #: (when, how much) this thread came late, the latest.
         self._late: deque[tuple[int, int]] = deque(maxlen=64)
         self._fired = False
@@ -123,7 +96,7 @@ class Watchdog:
 
     def _run(self) -> None:
         self._last_ns = time.monotonic_ns()
-        self._cpu_ns, self._sleeps = time.process_time_ns(), own_sleeps()
+        self._used = lateness.Used.by_now()
         while True:
             try:
                 self.tick(time.monotonic_ns())
@@ -145,12 +118,12 @@ class Watchdog:
         late_ns = gap_ns - int(self.tick_s * 1e9)
         if self.timer is not None:
             self.timer.beat()  # before anything for which the GIL may be given away again
-        cpu_ns, sleeps = time.process_time_ns(), own_sleeps()
+        used = lateness.Used.by_now()
         if late_ns > self.tick_s * 1e9:
             self._late.append((now_ns, late_ns))
         if late_ns >= self.config.loop_after * 1e9:
-            self._was_silenced(now_ns, late_ns, cpu_ns - self._cpu_ns, sleeps - self._sleeps)
-        self._last_ns, self._cpu_ns, self._sleeps = now_ns, cpu_ns, sleeps
+            self._was_silenced(now_ns, late_ns, used.since(self._used))
+        self._last_ns, self._used = now_ns, used
         for look in (self._look_at_loops, self._look_at_phases, self._look_at_requests, self._look_at_the_end):
             if self.timer is not None:
                 self.timer.beat_if_late(time.monotonic_ns())
@@ -170,7 +143,7 @@ class Watchdog:
 
     # the watchdog itself could not run
 
-    def _was_silenced(self, now_ns: int, late_ns: int, cpu_ns: int, sleeps: int) -> None:
+    def _was_silenced(self, now_ns: int, late_ns: int, used: lateness.Used) -> None:
         """Whoever kept the GIL is done: the stall is told afterwards.
 
         Witnesses: the stacks of this very moment (a thread that comes out of native code hands over the GIL before its next call, so
@@ -184,10 +157,13 @@ class Watchdog:
         limit_ns = int(self.config.loop_after * 1e9)
         if silenced is None or late_ns < self._loop_limit_ns(silenced, limit_ns):
             return
-        stacks = self._stacks(frames)
-        rests = all(at_rest(frame) for pulse in self._pulses.values() if (frame := frames.get(pulse.mark.ident)) is not None)
+        marks = [pulse.mark for pulse in self._pulses.values()]
+        stacks = [{"ident": mark.ident, "native_id": mark.native_id, "frames": stack_of(frames.get(mark.ident))} for mark in marks]
+        rests = all(at_rest(frame) for mark in marks if (frame := frames.get(mark.ident)) is not None)
         del frames
-        evidence = self._silence(late_ns, cpu_ns, sleeps, stacks, rests)
+        written_at = self.timer.written_at() if self.timer is not None else None
+        age_s = None if written_at is None else time.time() - written_at
+        evidence = lateness.of_silence(self.ledger, now_ns - late_ns, now_ns, used, stacks, rests, age_s)
         if evidence.data["stopped"]:
             self.ledger.drop("silences while the process was stopped")
             return
@@ -198,34 +174,6 @@ class Watchdog:
 
             found.append(faulthandler.read(self.timer.path, os.getpid()))
         self._report(Alarm(Stall("loop", silenced.mark.id, now_ns - late_ns, limit_ns), evidence=found, over=True))
-
-    def _stacks(self, frames: dict[int, FrameType]) -> list[dict[str, Any]]:
-        """Of the threads of loops."""
-        marks = [pulse.mark for pulse in self._pulses.values()]
-        return [{"ident": mark.ident, "native_id": mark.native_id, "frames": stack_of(frames.get(mark.ident))} for mark in marks]
-
-    def _silence(self, late_ns: int, cpu_ns: int, sleeps: int, stacks: list[dict[str, Any]], rests: bool) -> Evidence:
-        """What can be told of the silence. A process that was stopped (SIGSTOP, a suspended machine) used no CPU, its loop is at rest, and
-        its timer did not write in time either. Nor did this thread wait for the GIL: it would have slept for it again and again, each time
-        for one switch interval; a quarter of these is asked for, as a busy machine lets it sleep longer."""
-        written_at = self.timer.written_at() if self.timer is not None else None
-        age_s = None if written_at is None else time.time() - written_at
-        in_time = age_s is not None and age_s > min(0.25 * late_ns / 1e9, 1.0)
-        waited = sleeps * sys.getswitchinterval() * 4e9 > late_ns
-        late_ms = round(late_ns / 1e6)
-        data: dict[str, Any] = {
-            "late_ms": late_ms,
-            "cpu_ms": round(cpu_ns / 1e6),
-            "gc_ms": round(self.ledger.collected_ns(time.monotonic_ns() - late_ns) / 1e6),
-            "stacks_age_ms": None if age_s is None else round(age_s * 1e3),
-            "stopped": rests and not in_time and not waited and cpu_ns < 0.1 * late_ns,
-            # It was over before its stack could be taken: what the loops' threads do now says nothing of it.
-            "over": rests,
-            "threads": stacks,
-        }
-        if data["gc_ms"]:
-            data.update(collector_of(self.ledger, time.monotonic_ns() - late_ns))
-        return Evidence("watchdog", text=f"The watchdog's own thread could not run for {late_ms} ms.", data=data)
 
     # loops
 
@@ -254,26 +202,14 @@ class Watchdog:
             elif not pulse.blocked:
                 pulse.blocked = True
                 stall = Stall("loop", mark.id, since_ns, limit_ns)
-                self._report(Alarm(stall, pulse=pulse, evidence=self._delays(since_ns, now_ns), uncertain=not pulse.certain))
+                delays = lateness.of_delays(self.ledger, self._late, since_ns, now_ns)
+                self._report(Alarm(stall, pulse=pulse, evidence=delays, uncertain=not pulse.certain))
 
     def _silent_since_ns(self, pulse: Pulse, moves: bool, now_ns: int, limit_ns: int) -> int | None:
         """Since when the loop serves nobody: one callback does not end, or one turn has more of them than it can finish in time."""
         if pulse.turn_ns is not None and now_ns - pulse.turn_ns >= LAG * limit_ns:
             return pulse.turn_ns
         return pulse.since_ns() if not moves and now_ns - pulse.since_ns() >= limit_ns else None
-
-    def _delays(self, since_ns: int, now_ns: int) -> list[Evidence]:
-        """What kept Python from running meanwhile: this thread came late for most of it, or garbage was collected."""
-        late_ns = max((late_ns for at_ns, late_ns in self._late if at_ns >= since_ns), default=0)
-        gc_ns = self.ledger.collected_ns(since_ns)
-        if 2 * late_ns < now_ns - since_ns and not gc_ns:
-            return []
-        data: dict[str, Any] = {"late_ms": round(late_ns / 1e6) if 2 * late_ns >= now_ns - since_ns else 0, "gc_ms": round(gc_ns / 1e6)}
-        if data["gc_ms"]:
-            data.update(collector_of(self.ledger, since_ns))
-        return [
-            Evidence("watchdog", text=f"Garbage collections took {data['gc_ms']} ms; this thread was {data['late_ms']} ms late.", data=data)
-        ]
 
     def _loop_limit_ns(self, pulse: Pulse, limit_ns: int) -> int:
         """Importing the application and loading its models blocks the loop before it serves anybody: that is start-up, not a stall."""

@@ -12,9 +12,9 @@ from hangwatch import orphans
 from hangwatch.config import Config
 from hangwatch.heartbeat import Pulse
 from hangwatch.ledger import Follow, Ledger, LoopMark
-from hangwatch.records import FOREVER, Evidence
+from hangwatch.records import FOREVER
 from hangwatch.store import Store
-from hangwatch.watchdog import Alarm, Watchdog, tick_of, with_collector
+from hangwatch.watchdog import Alarm, Watchdog, tick_of
 from tests.services import running, uvicorn
 
 S = 1_000_000_000
@@ -217,30 +217,6 @@ def test_a_slow_start_a_background_task_and_an_idle_service_are_silent(tmp_path)
         orphans.finish(Store(service.spool))
         assert service.incidents() == []
         assert list((service.spool / "workers").iterdir()) == []
-
-
-def test_who_collects_is_known_once_a_collection_of_everything_has_ended(watchdog):
-    first = Evidence("watchdog", data={"gc_ms": 1374, "late_ms": 1267})
-    others = (Evidence("process", data={}), Evidence("watchdog", data={"gc_ms": 0}))
-    begun_ns = time.monotonic_ns()
-    assert with_collector((first, *others), watchdog.ledger, begun_ns) == (first, *others)
-    watch = watchdog.ledger.gc_watcher()
-    watch("start", {"generation": 2})
-    time.sleep(0.021)
-    watch("stop", {"generation": 2})
-    told, *rest = with_collector((first, *others), watchdog.ledger, begun_ns)
-    assert told.data["collector"]["frames"][-1]["function"].startswith("test_who_collects") and told.data["gc_ms"] == 1374
-    assert tuple(rest) == others
-    known = Evidence("watchdog", data={"gc_ms": 9, "collector": {"frames": []}})
-    assert with_collector((known,), watchdog.ledger, begun_ns) == (known,)
-    # One that ended before the silence began says nothing of it.
-    assert with_collector((first,), watchdog.ledger, time.monotonic_ns()) == (first,)
-
-
-@pytest.mark.parametrize(("sleeps", "stopped"), [(1, True), (240, False)])
-def test_who_slept_for_the_gil_again_and_again_was_not_stopped(watchdog, sleeps, stopped):
-    """1.2 s without CPU, and the loop at rest: SIGSTOP and native code that sleeps with the GIL look the same but for this."""
-    assert watchdog._silence(seconds(1.2), 0, sleeps, [], True).data["stopped"] is stopped
 
 
 def test_a_process_that_was_stopped_did_not_hang(tmp_path):
