@@ -41,7 +41,9 @@ RING(events, 1 << 17);
 
 struct call {
 	struct config *config;
-	__u64 registers, now, key, data, wanted;
+	__u64 registers, now, key;
+	__u64 data, piece, wanted; /* where the bytes begin, how many of them lie there, how many the call was asked to move */
+	__u64 end, last; /* behind the last byte, and how many lie in one piece before that; last is 0 where that is not known */
 	long answer;
 	__u32 pid, tid;
 	__s32 fd;
@@ -61,16 +63,18 @@ static __always_inline __u64 user_u64(__u64 address)
 	return value;
 }
 
-/* Where the bytes lie and how many the call was asked to move; 0 for more pieces than are added up here. */
+/* Where the bytes lie and how many the call was asked to move; that is 0 for more pieces than are added up here. */
 static __always_inline void find_data(struct call *call)
 {
 	__u64 vector, pieces, total = 0;
 	int i;
 
-	call->data = call->wanted = 0;
+	call->data = call->piece = call->wanted = call->end = call->last = 0;
 	if (call->kind & DATA_BUFFER) {
 		call->data = argument(call, 1);
-		call->wanted = argument(call, 2);
+		call->piece = call->wanted = argument(call, 2);
+		call->end = call->data + call->answer;
+		call->last = call->answer;
 		return;
 	}
 	vector = argument(call, 1);
@@ -83,13 +87,40 @@ static __always_inline void find_data(struct call *call)
 		return;
 	}
 	call->data = user_u64(vector);
-	if (pieces > VECTORS)
+	call->piece = user_u64(vector + 8);
+	if (pieces > VECTORS || pieces == 0)
 		return;
 #pragma unroll
 	for (i = 0; i < VECTORS; i++)
 		if (i < pieces)
 			total += user_u64(vector + 16 * i + 8);
 	call->wanted = total;
+	if (total != call->answer)
+		return;
+	vector += 16 * (pieces - 1);
+	call->last = user_u64(vector + 8);
+	call->end = user_u64(vector) + call->last;
+}
+
+/* Only what was moved: a copy that runs into a page that is not there fails as a whole, and what lies behind is nobody's business. */
+static __always_inline void copy_first(struct call *call, __u8 *to, const __u64 size)
+{
+	__u64 length = call->piece < call->answer ? call->piece : call->answer;
+
+	__builtin_memset(to, 0, size);
+	if (length > size)
+		length = size;
+	bpf_probe_read_user(to, length, (void *)call->data);
+}
+
+static __always_inline void copy_last(struct call *call, struct connection_heads *copied)
+{
+	__u64 length = call->last;
+
+	__builtin_memset(copied->tail, 0, sizeof(copied->tail));
+	if (length > sizeof(copied->tail))
+		length = sizeof(copied->tail);
+	bpf_probe_read_user(copied->tail, length, (void *)(call->end - length));
 }
 
 static __always_inline void open_connection(struct call *call, __s32 fd, __u8 role)
@@ -133,7 +164,7 @@ static __always_inline void begin_wait(struct call *call, struct connection *con
 	connection->answer_bytes = 0;
 	connection->exchanges++;
 	if (copied && call->data)
-		bpf_probe_read_user(copied->request, sizeof(copied->request), (void *)call->data);
+		copy_first(call, copied->request, sizeof(copied->request));
 }
 
 static __always_inline void tell_answered(struct call *call, struct connection *connection)
@@ -204,7 +235,7 @@ static __always_inline void answered(struct call *call, struct connection *conne
 	copied = heads_of(call);
 	if (!copied || !call->data)
 		return;
-	bpf_probe_read_user(copied->answer, sizeof(copied->answer), (void *)call->data);
+	copy_first(call, copied->answer, sizeof(copied->answer));
 	if (copied->answer[9] == '1' && copied->answer[10] == '0' && copied->answer[11] == '1')
 		connection->flags |= UPGRADED;
 }
@@ -238,8 +269,8 @@ static __always_inline void sent(struct call *call, struct connection *connectio
 	if (connection->sends < 255)
 		connection->sends++;
 	copied = heads_of(call);
-	if (copied && call->data && call->answer >= sizeof(copied->tail))
-		bpf_probe_read_user(copied->tail, sizeof(copied->tail), (void *)(call->data + call->answer - sizeof(copied->tail)));
+	if (copied)
+		copy_last(call, copied);
 }
 
 SEC("raw_tp/sys_exit")

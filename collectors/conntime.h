@@ -32,7 +32,7 @@ struct connection {
 	__u32 flight; /* TLS: bytes the client sent since our first answer */
 };
 
-/* The first bytes of the last request and of its answer, and the last bytes written. */
+/* The first bytes of the last request and of its answer, and the last bytes written; NUL behind fewer, all NUL where they are not known. */
 struct connection_heads {
 	__u8 request[128];
 	__u8 answer[192];

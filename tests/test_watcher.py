@@ -174,6 +174,7 @@ def test_healthy_connections_give_nothing(tmp_path, watched):
 
         kept = make().ask("/")
         kept.answer()
+        make().ask("/chunks").answer(b"\r\n0\r\n\r\n")
         make()  # connected, nothing sent
         assert b"event-stream" in make().ask("/streams").socket.recv(4096)
         quiet, talks = make().websocket(), make().websocket()
@@ -191,7 +192,8 @@ def test_healthy_connections_give_nothing(tmp_path, watched):
             time.sleep(0.02)
         quiet.say()
         assert [(i.stall.kind, [f.title for f in i.findings]) for i in told] == []
-        assert stalled.address and told.watcher.connections.scans
+        # Nor was anything suspected that a look into the process had to clear.
+        assert stalled.address and told.watcher.connections.scans and told.watcher.connections.trouble == set()
 
 
 @needs_bpf

@@ -119,7 +119,10 @@ class ConnectionRow:
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """The first bytes of the last request and of its answer, the last bytes written. May hold what strangers sent."""
+    """The first bytes of the last request and of its answer, the last bytes written, each with NUL behind (``struct connection_heads``).
+
+    May hold what strangers sent. ``tail`` is all NUL where it is not known.
+    """
 
     request: bytes = b""
     answer: bytes = b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import mmap
 import os
 import shutil
 import signal
@@ -407,6 +408,70 @@ def test_what_does_not_fit_is_unsent_whatever_call_sends_it(conntime, how):
         assert until(lambda: not next(r for r in connections(conntime) if r.fd == end.fileno()).unsent_since)
         end.shutdown(socket.SHUT_WR)
         reader.join(10)
+
+
+@contextlib.contextmanager
+def accepted():
+    """Both ends of one connection: the client's, the server's."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        client = stack.enter_context(socket.create_connection(listener.getsockname()))
+        yield client, stack.enter_context(listener.accept()[0])
+
+
+def heads_of(collector, end):
+    return collector.heads(next(r for r in connections(collector) if r.fd == end.fileno()))
+
+
+@needs_bpf
+def test_bytes_that_end_where_memory_ends_are_copied_and_nothing_behind_them(conntime):
+    page = mmap.PAGESIZE
+    with accepted() as (client, end), mmap.mmap(-1, 2 * page) as memory:
+        client.sendall(b"who?\n")
+        end.recv(100)
+        # The second page is never touched: there is none.
+        memory[page - 40 : page] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+        with memoryview(memory)[page - 40 : page] as piece:
+            end.send(piece)
+        found = heads_of(conntime, end)
+        assert found.answer.rstrip(b"\0") == memory[page - 40 : page] and found.tail == b" 2\r\n\r\nok"
+        client.sendall(b"and?\n")
+        end.recv(100)
+        memory[: page - 40] = b"x" * (page - 40)
+        with memoryview(memory)[:100] as longer, longer[:20] as piece:
+            end.send(piece)
+        assert heads_of(conntime, end).answer.rstrip(b"\0") == b"x" * 20
+
+
+@needs_bpf
+@pytest.mark.parametrize("how", ["writev", "sendmsg"])
+@pytest.mark.parametrize(
+    ("pieces", "tail"),
+    [
+        ((b"HTTP/1.1 200 OK\r\n\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n"), b"0\r\n\r\n"),
+        ((b"HTTP/1.1 200 OK\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n"), b"o\r\n0\r\n\r\n"),
+        # More pieces than are looked at: not known, which is all NUL.
+        ((b"HTTP/1.1 200 OK\r\n\r\n", *[b"1\r\nx\r\n"] * 9, b"0\r\n\r\n"), b""),
+    ],
+    ids=["three", "two", "eleven"],
+)
+def test_an_answer_in_pieces_begins_in_the_first_and_ends_in_the_last(conntime, how, pieces, tail):
+    with accepted() as (client, end):
+        client.sendall(b"who?\n")
+        end.recv(100)
+        assert os.writev(end.fileno(), pieces) if how == "writev" else end.sendmsg(pieces)
+        found = heads_of(conntime, end)
+        assert (found.answer.rstrip(b"\0"), found.tail.rstrip(b"\0")) == (pieces[0], tail)
+
+
+@needs_bpf
+def test_what_ends_an_answer_may_be_shorter_than_what_is_kept(conntime):
+    with accepted() as (client, end):
+        client.sendall(b"who?\n")
+        end.recv(100)
+        end.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        end.send(b"0\r\n\r\n")
+        assert heads_of(conntime, end).tail.rstrip(b"\0") == b"0\r\n\r\n"
 
 
 @needs_bpf

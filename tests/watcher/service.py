@@ -104,6 +104,12 @@ async def stops_half_way(receive, send):
     await asyncio.Event().wait()
 
 
+async def chunks(receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"ok", "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def streams(receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
     while True:
@@ -131,5 +137,5 @@ PATHS = {
     # Control characters in a path reach the application percent-encoded, and it decodes them.
     "/\x1b[2Jparks": parks, "/forks": leaves_a_child,
     "/sleeps": sleeps, "/computes": computes, "/locks": locks, "/holds": holds, "/collects": collects, "/rests": rests, "/parks": parks, "/asks": asks, "/pours": pours,
-    "/half": stops_half_way, "/streams": streams, "/uploads": uploads,
+    "/half": stops_half_way, "/chunks": chunks, "/streams": streams, "/uploads": uploads,
 }  # fmt: skip

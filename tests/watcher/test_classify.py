@@ -56,6 +56,16 @@ CASES = {
     "that, but only just": (row(received=60, sent=6, answer_bytes=30), answer(b"content-length: 5"), "idle"),
     "chunks that ended": (row(received=60, sent=60), answer(b"transfer-encoding: chunked", b"\r\n0\r\n\r\n"), "idle"),
     "chunks that stopped": (row(received=60, sent=60), answer(b"Transfer-Encoding: chunked", b"chunk\r\n"), "answer-unfinished"),
+    "chunks that ended with a write of their own": (
+        row(received=60, sent=60),
+        answer(b"transfer-encoding: chunked", b"0\r\n\r\n\0\0\0"),
+        "idle",
+    ),
+    "chunks in more pieces than are looked at": (
+        row(received=60, sent=60),
+        answer(b"transfer-encoding: chunked", bytes(8)),
+        "idle",
+    ),
     "an event stream": (row(received=60, sent=60), answer(b"content-type: text/event-stream", b"\n\n"), "event-stream"),
     "an answer of unknown length": (row(received=60, sent=60), answer(b"connection: close"), "idle"),
     "HEAD": (row(received=60, sent=60), Heads(b"HEAD / HTTP/1.1", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"), "idle"),

@@ -75,9 +75,9 @@ class Client:
         self.socket.sendall(f"{head}\r\n".encode() + body)
         return self
 
-    def answer(self):
+    def answer(self, end=b"\r\n\r\nok"):
         got = b""
-        while not got.endswith(b"\r\n\r\nok"):
+        while not got.endswith(end):
             piece = self.socket.recv(65536)
             assert piece, got
             got += piece
