@@ -145,8 +145,6 @@ def test_an_answer_that_stops_half_way(watched, client):
     assert any(r.route == "/half" for r in incident.snapshot.requests)
 
 
-# Fails at its first try now and then on a busy machine, for a reason that is not known yet.
-@pytest.mark.flaky(reruns=5, reruns_delay=2)
 @needs_bpf
 def test_a_pipelined_request_behind_an_answered_one(watched, client):
     _, told = watched
