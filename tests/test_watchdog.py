@@ -187,11 +187,14 @@ def test_native_code_that_keeps_the_gil_is_told_afterwards_with_the_stacks_of_th
     assert incident["findings"][0]["cause"] == "gil-held"
     said = {evidence["tool"]: evidence for evidence in incident["evidence"]}
     assert said["watchdog"]["data"]["late_ms"] > 500
-    if said["watchdog"]["data"]["over"] and witnesses == ["watchdog"]:
-        # On a busy machine the loop may be back in its selector before the watchdog gets a CPU: then nobody is accused.
+    if said["watchdog"]["data"]["over"]:
+        # On a busy machine the loop may be back in its selector before the watchdog gets a CPU: then its stack tells nothing, and nobody is accused.
+        witnesses = witnesses[1:]
+    if not witnesses:
         assert incident["findings"][0]["culprit"] == []
         return
-    assert incident["findings"][0]["culprit"][0]["function"].endswith("app")
+    # Or another of our threads got the GIL before the watchdog, and the loop went on by a call meanwhile.
+    assert incident["findings"][0]["culprit"][0]["function"].endswith(("app", "answer"))
     for tool in witnesses:
         assert any(frame["function"] == "app" for thread in said[tool]["data"]["threads"] for frame in thread["frames"])
 

@@ -106,8 +106,8 @@ print(told.sent)
 """
 
 
-#: Stays until it is told, by whomever.
-PATIENT = WORKER.replace("told.close(10)", "while told._waiting: time.sleep(0.05)")
+#: Stays until it is told, by whomever; who tells it has it in hand, not among those that wait.
+PATIENT = WORKER.replace("told.close(10)", "while not list(told.gate.root.glob('*.done')): time.sleep(0.05)\ntold.close(10)")
 
 
 def start(tmp_path, hook, name, code=WORKER):
