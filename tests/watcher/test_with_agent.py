@@ -40,7 +40,10 @@ def test_what_the_agent_has_told_goes_by_its_name(tmp_path, path, kind):
         client = Client(service.port).ask(path)
         seen = waits_for(told, lambda i: i.stall.kind == kind)
         assert seen.snapshot.source != "agent"
-        assert sources(tmp_path) == {seen.id: ("agent", True)}, "and the kernel's facts are added to it"
+        found = sources(tmp_path)
+        assert found[seen.id] == ("agent", True), "and the kernel's facts are added to it"
+        # On a busy machine the loop alone may be late by the agent's short limit, and that is a stall of its own.
+        assert {source for source, _ in found.values()} == {"agent"}, "one stall, one incident"
         client.close()
 
 
