@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from hangwatch import attach, evidence
+from hangwatch import attach, evidence, investigate
 from hangwatch.config import Config
 from hangwatch.errors import HangwatchError
 from hangwatch.export import Exporters
@@ -85,6 +85,7 @@ class Watcher:
         self.loops = LoopWatch(self._limit_ns, self._collector())
         self.connections = ConnectionWatch(self._shortest_ns(), self._connection_collector(), self._full)
         evidence.prepare()
+        investigate.prepare()
         examiner = threading.Thread(target=self._examine_all, name="hangwatch-examiner", daemon=True)
         examiner.start()
         next_scan = 0.0
