@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from hangwatch.reading.view import ObjectView
 
 #: As in the kernel (MAXSYMLINKS).
 _LINKS = 40
+#: They have no distribution. To read what some hundred of them state took longer than all else of a look.
+_OF_PYTHON = frozenset(sys.stdlib_module_names)
 _INFO = re.compile(r"^(?P<name>.+?)-(?P<version>[^-]+)(?:-py[\d.]+)?\.(?:dist|egg)-info$")
 #: Distributions whose import name is not their own name, of those that matter to a service that hangs.
 _IMPORTED_AS = {
@@ -41,7 +44,7 @@ def versions(reader: Modules, modules: Iterable[str]) -> dict[str, str]:
                 distribution = re.sub(r"[-_.]+", "-", match["name"]).lower()
                 if _IMPORTED_AS.get(distribution, distribution.replace("-", "_")) in tops:
                     found.setdefault(distribution, match["version"])
-    for top in tops:
+    for top in tops - _OF_PYTHON:
         if not found.get(top.replace("_", "-")):
             stated = _stated(reader, top)
             if stated:
