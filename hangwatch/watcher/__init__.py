@@ -28,7 +28,7 @@ from hangwatch.watcher.budget import CpuBudget, RateLimit
 from hangwatch.watcher.connections import ConnectionWatch
 from hangwatch.watcher.kept import Found, Kept
 from hangwatch.watcher.loops import LoopStall, LoopWatch
-from hangwatch.watcher.states import ConnectionStall
+from hangwatch.watcher.states import ConnectionStall, key_of
 from hangwatch.watcher.workers import RESCAN_S, Choice, Roster, Worker
 
 __all__ = ["Choice", "Watcher"]
@@ -184,7 +184,7 @@ class Watcher:
         assert self.loops is not None and self.connections is not None
         if isinstance(found, LoopStall):
             return not self.loops.is_away(found.pid, found.tid, found.since_ns)
-        return not any((stall.pid, stall.fd) in self.connections.trouble for stall in found)
+        return not any(key_of(stall) in self.connections.trouble for stall in found)
 
     def _offer(self, worker: Worker, found: Found) -> None:
         if not self.rate.take(time.monotonic()):

@@ -64,8 +64,8 @@ class ConnectionWatch:
     scanned: int = 0
     _watched: dict[int, _Watched] = field(default_factory=dict)
     _sockets: dict[int, socket.socket] = field(default_factory=dict)
-    #: (pid, descriptor) of what the last scan found past the limit, told or not.
-    trouble: set[tuple[int, int]] = field(default_factory=set)
+    #: What the last scan found past the limit, told or not. A descriptor alone would not do: the next connection gets it.
+    trouble: set[Key] = field(default_factory=set)
     _told: set[Key] = field(default_factory=set)
     #: What was told too early: when to tell it again, and the pause before that.
     _later: dict[Key, tuple[int, int]] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class ConnectionWatch:
         elif self.collector is not None and self.collector.attached and now > self._until_ns:
             self.collector.detach()
             self.collector.clear()
-        self.trouble = {(stall.pid, stall.fd) for stall in due}
+        self.trouble = set(map(key_of, due))
         self._plan(now, [stall.since_ns + self.limit_ns for stall in found if stall not in due], time.perf_counter() - begun)
         return self._fresh([stall for stall in due if stall.pid not in but])
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
 
+from hangwatch.config import Config
+from hangwatch.watcher import Choice, Watcher
 from hangwatch.watcher.connections import ConnectionWatch
-from hangwatch.watcher.states import PENDING, ConnectionStall
+from hangwatch.watcher.loops import LoopWatch
+from hangwatch.watcher.states import PENDING, ConnectionStall, key_of
 from tests.watcher.watched import STALL_AFTER_S, Client, uvicorn, waits_for, watching
 
 pytest.importorskip("uvicorn")
@@ -43,6 +47,18 @@ def test_each_time_after_twice_the_pause():
             watch.put_off([found])
         now[0] += S
     assert told == [0, 10, 30, 70, 150, 310]
+
+
+def test_the_next_connection_has_the_descriptor_and_is_another(tmp_path):
+    """Between two scans one ended and the next one hangs: what was told of the first is over."""
+    watcher = Watcher(Config.make({}, spool=tmp_path), Choice(), told=lambda incident: None)
+    watcher.loops = LoopWatch(S, None)
+    watcher.connections = ConnectionWatch(10 * S)
+    first, later = stall(), dataclasses.replace(stall(), peer="another")
+    watcher.connections.trouble = {key_of(first)}
+    assert not watcher._is_over([first])
+    watcher.connections.trouble = {key_of(later)}
+    assert watcher._is_over([first]) and not watcher._is_over([later])
 
 
 def test_what_was_told_for_good_is_not_told_again():
